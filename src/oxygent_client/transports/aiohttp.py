@@ -150,10 +150,12 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
     The connections of a session read into the same memory, one after the other. For a protocol without a buffer asyncio
     allocates 256 KiB for each read: two page faults for an event. uvloop has a buffer of its own, and calls
     `data_received`.
+
+    Who reads a body waits for `news`: aiohttp's own wait takes two more coroutines and a context manager.
     """
 
     # In its dictionary, which is full, they would take 800 bytes.
-    __slots__ = ("_awaits_head", "_body", "_is_idle", "_is_paused", "_last", "_may_end", "_memory")
+    __slots__ = ("_awaits_head", "_is_idle", "_is_paused", "_last", "_may_end", "_memory", "_waiter", "body")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, memory: memoryview) -> None:
         super().__init__(loop)
@@ -165,7 +167,9 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
         # Whether the response may end with the next byte: it has no chunks, or what may be the last one has begun.
         self._may_end = False
         self._last = b""  # the KEPT bytes that were received last
-        self._body: aiohttp.StreamReader | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.body: aiohttp.StreamReader | None = None
+        """What is being received; None before its head, and after its end or failure."""
 
     def set_response_params(self, **params: Any) -> None:
         """Note that a request begins."""
@@ -179,20 +183,32 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
         """
         message, body = data
         if message.code not in INTERIM:
-            self._awaits_head, self._body = False, body
+            self._awaits_head, self.body = False, body
             self._may_end = self._may_end or not message.chunked
             super().feed_data(data, size)
             body.on_eof(self._ended)
 
     def _ended(self) -> None:
-        self._is_idle, self._body = True, None
+        self._is_idle, self.body = True, None
+        self._wake()
+
+    def news(self) -> asyncio.Future[None]:
+        """Return what is done as soon as bytes, or the end or failure of `body`, are received."""
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException | None = None) -> None:
         """Fail the connection, and the body that is being read."""
         super().set_exception(exc, *[exc_cause] if exc_cause is not None else [])
-        body, self._body = self._body, None
+        body, self.body = self.body, None
         if body is not None and body.exception() is None:
             body.set_exception(exc)
+        self._wake()
 
     def pause_reading(self) -> None:
         """Stop reading until `resume_reading`: the reader of a body is slower than the connection."""
@@ -234,6 +250,8 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
         if not self._is_idle:
             if self.exception() is None:
                 ResponseHandler.data_received(self, data)  # in less time than by `super()`
+                if self._waiter is not None:
+                    self._wake()
         elif data:
             self.force_close()  # where an exchange still uses it
             self.close()
@@ -274,14 +292,15 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
 class _Chunks:
     """The chunks of a response."""
 
-    __slots__ = ("_content", "_protocol", "_response", "_url")
+    __slots__ = ("_content", "_is_framed", "_protocol", "_response", "_taken", "_url")
 
     def __init__(self, response: aiohttp.ClientResponse, url: str) -> None:
         self._response = response
         self._content: Any = response.content
         self._url = url
-        is_framed = "Transfer-Encoding" in response.headers or "Content-Length" in response.headers
-        connection = None if is_framed else response.connection
+        self._taken = 0
+        self._is_framed = "Transfer-Encoding" in response.headers or "Content-Length" in response.headers
+        connection = response.connection
         self._protocol = None if connection is None else connection.protocol
 
     def connection(self) -> object:
@@ -297,13 +316,17 @@ class _Chunks:
         return self
 
     async def __anext__(self) -> bytes:
+        content, protocol = self._content, self._protocol
         try:
-            piece: bytes = await self._content.readany()
+            if type(protocol) is _Connection and protocol.body is content and content.total_bytes == self._taken:
+                await protocol.news()
+            piece: bytes = await content.readany()
         except Exception as error:  # noqa: BLE001  (it is mapped)
             piece = self._rest(error)
         if not piece:
             self._check_end()
             raise StopAsyncIteration
+        self._taken += len(piece)
         return piece
 
     def _rest(self, error: Exception) -> bytes:
@@ -317,7 +340,7 @@ class _Chunks:
     def _check_end(self) -> None:
         """Refuse a reset: aiohttp takes any end of the connection for the end of a body of unknown length."""
         protocol, self._protocol = self._protocol, None
-        if protocol is not None and isinstance(lost := protocol.exception(), OSError):
+        if protocol is not None and not self._is_framed and isinstance(lost := protocol.exception(), OSError):
             with ERRORS.mapped(self._url, reading=True):
                 raise lost
 
