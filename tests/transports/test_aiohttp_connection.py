@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 import attrs
@@ -125,3 +125,34 @@ def test_a_head_that_cannot_be_parsed() -> None:
         assert connection.exception() is not None
 
     assert "close" in played(play)
+
+
+CHUNKED: Final = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n12345\r\n"
+NEWS: Final[dict[str, Callable[[_Connection], None]]] = {
+    "bytes": lambda connection: connection.data_received(b"1\r\n6\r\n"),
+    "the end": lambda connection: connection.data_received(b"0\r\n\r\n"),
+    "nonsense": lambda connection: connection.data_received(b"x\r\n"),
+    "the end of the connection": lambda connection: connection.connection_lost(None),
+    "a reset": lambda connection: connection.connection_lost(ConnectionResetError()),
+}
+
+
+@pytest.mark.parametrize("news", NEWS.values(), ids=NEWS)
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["waiting", "cancelled"])
+def test_news_of_a_body(news: Callable[[_Connection], None], is_cancelled: bool) -> None:
+    """Who waits for news of a body is woken by each, once; a wait that was cancelled is left alone."""
+
+    async def play(connection: _Connection) -> None:
+        connection.data_received(CHUNKED)
+        _, body = await connection.read()
+        assert connection.body is body
+        waiting = connection.news()
+        if is_cancelled:
+            waiting.cancel()
+        assert waiting.done() is is_cancelled
+        news(connection)
+        assert waiting.done()
+        connection.data_received(b"")
+        assert (connection.body is body) is (news is NEWS["bytes"])
+
+    played(play)

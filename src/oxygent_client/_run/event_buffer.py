@@ -119,18 +119,19 @@ class EventBuffer:
                 self._on_received(sse)
         # Whether a bare `done` may be the end depends on the names before it, not on those after it in the same piece.
         unnamed = decoder.unnamed_events - unnamed_before
-        if not unnamed and self.done is None and self._close is None:
-            for sse in events:
-                if sse.event == CLOSE:
-                    break
-            else:
-                if self.ready:
-                    self.ready += events
-                else:
-                    self.ready = events
-                return True
+        if unnamed or self.done is not None or self._close is not None:
+            for number, sse in enumerate(events):
+                self._add(MaybeEnd(sse) if number < unnamed and sse.data == LEGACY_DONE else sse)
+            return True
         for number, sse in enumerate(events):
-            self._add(MaybeEnd(sse) if number < unnamed and sse.data == LEGACY_DONE else sse)
+            if sse.event == CLOSE:
+                self._close, self.is_complete = sse, True
+                del events[number:]
+                break
+        if self.ready:
+            self.ready += events
+        else:
+            self.ready = events
         return True
 
     def put_back(self, events: Iterable[Unread]) -> None:

@@ -39,8 +39,8 @@ class ReceivedEvents:
     """The events that were received so far."""
 
     __slots__ = (
-        *("_dropped", "_kept", "_limits", "_most_bytes", "_most_events", "_size", "_texts", "answer", "error"),
-        *("problem", "unread", "waiting"),
+        *("_dropped", "_kept", "_limits", "_most_bytes", "_most_events", "_room", "_room_bytes", "_size", "_texts"),
+        *("answer", "error", "problem", "unread", "waiting"),
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -53,6 +53,8 @@ class ReceivedEvents:
         """Why the first of the messages that could not be read could not be."""
         self._limits = limits
         self._most_events, self._most_bytes = limits.partial_events, limits.partial_bytes
+        # They are dropped at twice as many.
+        self._room, self._room_bytes = 2 * FIELDS * self._most_events, 2 * self._most_bytes
         # Events are made again when they are looked at: to keep what was parsed takes several times the memory, and
         # fresh memory takes as much time as to parse. Problems may be those of a schema, which is not asked twice.
         # The fields of the server-sent events, one after the other: the garbage collector walks objects, not texts.
@@ -93,22 +95,20 @@ class ReceivedEvents:
             kept += (event if event.problems else sse.event, data, sse.id, sse.retry)
             self._size += len(data)
         waiting.clear()
-        if len(kept) >= 2 * FIELDS * self._most_events or self._size >= 2 * self._most_bytes:
+        if len(kept) >= self._room or self._size >= self._room_bytes:
             self._trim()
         return texts
 
     def _trim(self) -> None:
         """Drop the oldest events beyond the limits. It is done for many at once: to count bytes takes time."""
-        kept, left = self._kept, self._most_bytes
-        first = count = len(kept) // FIELDS
-        while first and count - first < self._most_events:
-            size = len(kept[FIELDS * (first - 1) + 1].encode())
-            if size > left:
-                break
-            first, left = first - 1, left - size
+        kept = self._kept
+        first = max(len(kept) // FIELDS - self._most_events, 0)
+        self._size = sum(map(len, map(str.encode, kept[FIELDS * first + 1 :: FIELDS])))
+        while self._size > self._most_bytes:
+            self._size -= len(kept[FIELDS * first + 1].encode())
+            first += 1
         del kept[: FIELDS * first]
         self._dropped += first
-        self._size = self._most_bytes - left
 
     def _events(self, first: int = 0) -> Iterator[Event]:
         """The events that are kept, without so many of the first ones; a negative number is that of the last ones."""

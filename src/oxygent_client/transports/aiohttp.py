@@ -155,7 +155,7 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
     """
 
     # In its dictionary, which is full, they would take 800 bytes.
-    __slots__ = ("_awaits_head", "_is_idle", "_is_paused", "_last", "_may_end", "_memory", "_waiter", "body")
+    __slots__ = ("_awaited", "_awaits_head", "_is_idle", "_is_paused", "_last", "_may_end", "_memory", "body")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, memory: memoryview) -> None:
         super().__init__(loop)
@@ -167,7 +167,7 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
         # Whether the response may end with the next byte: it has no chunks, or what may be the last one has begun.
         self._may_end = False
         self._last = b""  # the KEPT bytes that were received last
-        self._waiter: asyncio.Future[None] | None = None
+        self._awaited: asyncio.Future[None] | None = None
         self.body: aiohttp.StreamReader | None = None
         """What is being received; None before its head, and after its end or failure."""
 
@@ -194,11 +194,11 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
 
     def news(self) -> asyncio.Future[None]:
         """Return what is done as soon as bytes, or the end or failure of `body`, are received."""
-        waiter = self._waiter = self._loop.create_future()
+        waiter = self._awaited = self._loop.create_future()
         return waiter
 
     def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
+        waiter, self._awaited = self._awaited, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
@@ -250,7 +250,7 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
         if not self._is_idle:
             if self.exception() is None:
                 ResponseHandler.data_received(self, data)  # in less time than by `super()`
-                if self._waiter is not None:
+                if self._awaited is not None:
                     self._wake()
         elif data:
             self.force_close()  # where an exchange still uses it
@@ -292,16 +292,18 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
 class _Chunks:
     """The chunks of a response."""
 
-    __slots__ = ("_content", "_is_framed", "_protocol", "_response", "_taken", "_url")
+    __slots__ = ("_connection", "_content", "_protocol", "_response", "_taken", "_url")
 
-    def __init__(self, response: aiohttp.ClientResponse, url: str) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, url: str, *, is_ours: bool) -> None:
         self._response = response
         self._content: Any = response.content
         self._url = url
-        self._taken = 0
-        self._is_framed = "Transfer-Encoding" in response.headers or "Content-Length" in response.headers
-        connection = response.connection
-        self._protocol = None if connection is None else connection.protocol
+        self._taken = 0  # of the bytes that were received
+        is_framed = "Transfer-Encoding" in response.headers or "Content-Length" in response.headers
+        connection = response.connection if is_ours or not is_framed else None
+        protocol = None if connection is None else connection.protocol
+        self._connection: Any = protocol if is_ours else None
+        self._protocol = None if is_framed else protocol
 
     def connection(self) -> object:
         """Return the connection in use; None once it is free again."""
@@ -316,10 +318,10 @@ class _Chunks:
         return self
 
     async def __anext__(self) -> bytes:
-        content, protocol = self._content, self._protocol
+        content, connection = self._content, self._connection
         try:
-            if type(protocol) is _Connection and protocol.body is content and content.total_bytes == self._taken:
-                await protocol.news()
+            if connection is not None and connection.body is content and content.total_bytes == self._taken:
+                await connection.news()
             piece: bytes = await content.readany()
         except Exception as error:  # noqa: BLE001  (it is mapped)
             piece = self._rest(error)
@@ -340,7 +342,7 @@ class _Chunks:
     def _check_end(self) -> None:
         """Refuse a reset: aiohttp takes any end of the connection for the end of a body of unknown length."""
         protocol, self._protocol = self._protocol, None
-        if protocol is not None and not self._is_framed and isinstance(lost := protocol.exception(), OSError):
+        if protocol is not None and isinstance(lost := protocol.exception(), OSError):
             with ERRORS.mapped(self._url, reading=True):
                 raise lost
 
@@ -512,7 +514,7 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
         except Exception:
             with ERRORS.mapped(place, proxy=proxy):
                 raise
-        chunks = _Chunks(response, place)
+        chunks = _Chunks(response, place, is_ours=self._own is None)
         exchange(chunks)
         if self._own is not None or proxy is not None:
             # These include the headers of a session, of its cookies, and for its proxy.
