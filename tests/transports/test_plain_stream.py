@@ -16,7 +16,7 @@ import uvloop
 
 from oxygent_client import HTTPRequest, HTTPXTransport
 from oxygent_client.testing import answer, close
-from oxygent_client.transports._plain_stream import BUFFERED, HELD, READ_BYTES, _backend, _is_readable, _Protocol
+from oxygent_client.transports._plain_stream import BUFFERED, HELD, READ_BYTES, _backend, _Protocol
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.support.servers import LAST, OK, chunk, play, serving
 
@@ -245,7 +245,6 @@ def test_what_is_told_of_a_connection(core: Any) -> None:
     async def describe(stream: Any, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for name in ("ssl_object", "socket", "server_addr", "client_addr", "is_readable", "unknown"):
             assert stream.get_extra_info(name) == stream._made.get_extra_info(name)
-        assert _is_readable(None, stream._made, stream._socket) is False
         writer.write(b"one")
         while not stream._protocol.has_news:
             assert isinstance(stream.get_extra_info("is_readable"), bool)

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import select
-import socket
 import sys
 import types
 from collections.abc import Callable
 from typing import Any, Final
+
+from oxygent_client.transports._sockets import is_readable
 
 READ_BYTES: Final = 64 * 1024
 BUFFERED: Final = READ_BYTES
@@ -177,19 +177,6 @@ def _protocol_of(made: Any, memory: memoryview) -> _Protocol | None:
     return protocol
 
 
-_poll: Final[Callable[[], Any] | None] = getattr(select, "poll", None)
-"""Looks at one connection, in a tenth of the time of the library's way; Windows has none."""
-
-
-def _is_readable(poll: Callable[[], Any] | None, made: Any, connection: socket.socket) -> bool:
-    """Return whether a read of this connection would not wait; it is asked before an idle one is used again."""
-    if poll is None:
-        return bool(made.get_extra_info("is_readable"))
-    poller = poll()
-    poller.register(connection, select.POLLIN)
-    return bool(poller.poll(0))
-
-
 @functools.cache
 def _backend(core: types.ModuleType) -> Callable[[], Any]:
     """Return the class of network backends; `core` is `httpcore` or `httpcore2`."""
@@ -231,7 +218,7 @@ def _backend(core: types.ModuleType) -> Callable[[], Any]:
             if info == "socket":
                 return self._socket
             if info == "is_readable":
-                return self._protocol.has_news or _is_readable(_poll, self._made, self._socket)
+                return self._protocol.has_news or is_readable(self._socket)
             return self._made.get_extra_info(info)
 
     class PlainBackend(library.AnyIOBackend):  # type: ignore[misc]  # the library is an argument

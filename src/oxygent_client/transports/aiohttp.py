@@ -56,6 +56,7 @@ from oxygent_client.transports._error_map import (
 from oxygent_client.transports._http_base import KEEP_ALIVE_SECONDS, HTTPBase, closes_safely, needs_tls
 from oxygent_client.transports._library_log import our_records
 from oxygent_client.transports._response_head import MAX_HEADERS, MAX_VALUE_BYTES, parse_head
+from oxygent_client.transports._sockets import is_readable
 
 __all__ = ["AiohttpTransport"]
 
@@ -281,6 +282,14 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
     def _read_on(self) -> None:
         if self.transport is not None:
             self.transport.resume_reading()
+
+    def is_connected(self) -> bool:
+        """Return whether it is open: a remote that closed it while it was idle may not be heard yet."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return False
+        view = transport.get_extra_info("socket") if self._is_idle else None
+        return view is None or not is_readable(view)
 
     def close(self) -> None:
         """Close at once, and drop unsent bytes, unless the last response is complete."""
