@@ -43,7 +43,7 @@ class CutCharacters(Decoder):
 class EagerIds(Decoder):
     """Applies an id before its blank line."""
 
-    def _read(self, line: bytes) -> None:
+    def _read(self, line: bytes | bytearray) -> None:
         super()._read(line)
         self.last_event_id = self._id
 
@@ -59,7 +59,7 @@ class ForgetfulIds(Decoder):
 class AnyNumber(Decoder):
     """Accepts any `retry` that `int()` does."""
 
-    def _read(self, line: bytes) -> None:
+    def _read(self, line: bytes | bytearray) -> None:
         super()._read(line)
         name, _, value = line.partition(b":")
         if name == b"retry":
@@ -70,7 +70,7 @@ class AnyNumber(Decoder):
 class FreeComments(Decoder):
     """Does not count the bytes of a comment."""
 
-    def _read(self, line: bytes) -> None:
+    def _read(self, line: bytes | bytearray) -> None:
         counted = self._block_bytes
         super()._read(line)
         if line.startswith(b":"):

@@ -26,9 +26,9 @@ _LF, _CR, _COLON = b"\n\r:"
 def _blocks(character: str, line_end: str) -> Callable[[str], list[tuple[str, str, str, str, str, str]]]:
     """Return a function that finds blocks whose lines end with `line_end`, with values of `character`."""
     return re.compile(
-        rf"(?:id: ({character}++){line_end})?+(?:event: ({character}++){line_end})?+data: ({character}*+){line_end}"
-        rf"(?:retry: ([0-9]{{1,9}}+){line_end})?+{line_end}"
-        rf"|(:{character}*+){line_end}{line_end}"
+        rf"(?:id: ({character}++){line_end}|)(?:event: ({character}++){line_end}|)data: ({character}*+){line_end}"
+        rf"(?:retry: ([0-9]{{1,9}}+){line_end}|){line_end}"
+        rf"|(:[^\r\n]*+){line_end}{line_end}"
         r"|([\s\S]++)"
     ).findall
 
@@ -45,6 +45,8 @@ _SLICE = 64 * 1024
 """How many bytes are cut into lines at a time, so that a huge piece does not become a huge list."""
 _LEAST = 64
 """In a piece of so many bytes no blocks of the usual shape are looked for: that takes longer than to read its lines."""
+_SHORT = 512
+"""A line of at most so many bytes is copied when it grows, in less time than it takes to make a bytearray."""
 _RETRY_DIGITS = 4300
 """Python's own bound for int(); a `retry` with more digits is ignored like any other that is no number of use."""
 _STRAY = 4096
@@ -58,8 +60,8 @@ class Decoder:
     """
 
     __slots__ = (
-        *("_block_bytes", "_data", "_event", "_event_limit", "_failure", "_head", "_id", "_line", "_line_limit"),
-        *("_most_usual", "_retry", "_retry_text", "_room", "_stray", "_stream_bytes", "_stream_limit", "_swallow_lf"),
+        *("_allowance", "_block_bytes", "_data", "_event", "_event_limit", "_failure", "_head", "_id", "_line"),
+        *("_line_limit", "_retry", "_retry_text", "_stray", "_stream_left", "_stream_limit", "_swallow_lf"),
         *("comments", "held_bytes", "last_event_id", "names_events", "reconnection_time", "unnamed_events"),
     )
 
@@ -87,9 +89,9 @@ class Decoder:
         self._line_limit = sys.maxsize if limits.line_bytes is None else limits.line_bytes
         self._event_limit = sys.maxsize if limits.event_bytes is None else limits.event_bytes
         self._stream_limit = sys.maxsize if limits.stream_bytes is None else limits.stream_bytes
-        self._room = min(self._line_limit, self._event_limit)
-        self._most_usual = 0  # so many bytes need no special care; set once a byte order mark is ruled in or out
-        self._stream_bytes = 0
+        self._stream_left = self._stream_limit  # without the allowance
+        # So many bytes pass no limit, whatever they are. None do before a byte order mark is ruled in or out.
+        self._allowance = 0
         self._head: bytes | None = b""  # what may still become a byte order mark; None once that is settled
         self._swallow_lf = False  # the last byte was the CR of a line end
         self._line: bytes | bytearray = b""  # the line that has no end yet
@@ -130,62 +132,23 @@ class Decoder:
                 further use: each later call raises the same error.
         """
         size = len(piece)
-        total = self._stream_bytes = self._stream_bytes + size
+        allowance = self._allowance - size
+        if allowance < 0:
+            return self._feed_within_limits(piece)
+        self._allowance = allowance
+        if _LF not in piece and _CR not in piece:
+            held = self.held_bytes = self.held_bytes + size
+            if held > _SHORT and isinstance(self._line, bytes):
+                self._line = bytearray(self._line)
+            self._line += piece
+            return []
         events: list[ServerSentEvent] = []
-        try:
-            if size > self._most_usual or total > self._stream_limit:
-                self._take_unusual(piece, events)
-            elif self._swallow_lf:
-                self._take(piece, events)
-            elif _LF not in piece and _CR not in piece:
-                if self._line:
-                    self._line += piece
-                else:
-                    self._line = bytearray(piece)
-                if len(self._line) + self._block_bytes > self._room:
-                    self._check_size(len(self._line))
-                self.held_bytes += size
-                return events
-            elif size <= _LEAST:
-                self._cut(piece, events)
-            elif self._block_bytes or self._line:
-                self._take(piece, events)
-            elif rest := self._take_blocks(piece, events):
-                self._cut(rest, events)
-            else:
-                return events
-        except TooLargeError as error:
-            if self._failure is None:
-                error.events = tuple(events)
-                self._failure, self._stream_limit = error, -1  # from now on no piece is usual
-                # Who keeps the error keeps its traceback, and this: a decoder and its failure hold each other.
-                self._line, self._data, self.held_bytes = b"", None, 0
-            raise error.with_traceback(None) from None
-        data = self._data
-        self.held_bytes = len(self._line) if data is None else len(self._line) + len(data)
-        return events
-
-    def _take_unusual(self, piece: bytes, events: list[ServerSentEvent]) -> None:
-        """Take a piece that may pass a limit, is too large to be cut into lines at once, or begins the stream."""
-        if self._failure is not None:
-            raise self._failure
-        over = self._stream_bytes - self._stream_limit
-        if over > 0:
-            piece = piece[:-over]
-        for start in range(0, len(piece), _SLICE):
-            self._take(piece[start : start + _SLICE], events)
-        if over > 0:
-            raise TooLargeError(f"the stream is larger than Limits.stream_bytes ({self._stream_limit})")
-
-    def _take(self, piece: bytes, events: list[ServerSentEvent]) -> None:
-        """Take a piece that may begin anywhere, and has at most _SLICE bytes."""
-        if self._swallow_lf and piece:
+        if self._swallow_lf:
             self._swallow_lf = False
-            piece = piece.removeprefix(b"\n")
-        elif self._head is not None:
-            piece = self._without_mark(self._head + piece)
-        if _LEAST < len(piece) <= self._most_usual:
-            if self._line or self._block_bytes:  # a block has begun: it ends with the first blank line
+            if not self._line:
+                piece = piece.removeprefix(b"\n")
+        if size > _LEAST:
+            if self._block_bytes or self._line:  # a block has begun: it ends with the first blank line
                 blank = piece.find(b"\n\r\n") + 3
                 if blank < 3 and (blank := piece.find(b"\n\n") + 2) < 2:
                     blank = len(piece)
@@ -194,43 +157,82 @@ class Decoder:
             piece = piece and self._take_blocks(piece, events)
         if piece:
             self._cut(piece, events)
+        return events
+
+    def _feed_within_limits(self, piece: bytes) -> list[ServerSentEvent]:
+        """Feed a piece that may pass a limit, is too large to be cut into lines at once, or begins the stream."""
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
+        events: list[ServerSentEvent] = []
+        left = self._stream_left + self._allowance
+        is_too_large, piece = len(piece) > left, piece[:left]
+        left -= len(piece)
+        if self._head is not None:
+            piece = self._without_mark(self._head + piece)
+        start = 0
+        while start < len(piece):
+            room = self._room()
+            if room == 0:  # there is none but for a line end: a line does not count its own, an event no blank line
+                is_end = piece[start] in b"\r\n"
+                if not is_end and len(self._line) == self._line_limit:
+                    raise self._failed(f"a line is longer than Limits.line_bytes ({self._line_limit})", events)
+                if not is_end or (self._line and self._block_bytes + len(self._line) == self._event_limit):
+                    raise self._failed(f"an event is larger than Limits.event_bytes ({self._event_limit})", events)
+                room = 1
+            self._allowance = room
+            events += Decoder.feed(self, piece[start : start + room])  # not that of a subclass, which has seen `piece`
+            start += room
+        if is_too_large:
+            raise self._failed(f"the stream is larger than Limits.stream_bytes ({self._stream_limit})", events)
+        self._allowance = 0 if self._head is not None else min(self._room(), left)
+        self._stream_left = left - self._allowance
+        return events
+
+    def _room(self) -> int:
+        """How many bytes can be taken at once, and make no line and no event too large, whatever they are."""
+        line_bytes = len(self._line)
+        return min(self._line_limit - line_bytes, self._event_limit - self._block_bytes - line_bytes, _SLICE)
+
+    def _failed(self, text: str, events: list[ServerSentEvent]) -> TooLargeError:
+        """The error, which each later call raises again."""
+        error = self._failure = TooLargeError(text)
+        error.events = tuple(events)
+        self._allowance = -1
+        # Who keeps the error keeps its traceback, and this: a decoder and its failure hold each other.
+        self._line, self._data, self.held_bytes = b"", None, 0
+        return error
 
     def _without_mark(self, head: bytes) -> bytes:
         """The stream's first bytes without a byte order mark; empty until it is ruled in or out."""
         if len(head) < len(_BOM) and _BOM.startswith(head):
             self._head = head
             return b""
-        self._head, self._most_usual = None, min(self._room, _SLICE)
+        self._head = None
         return head.removeprefix(_BOM)
 
     def _take_blocks(self, piece: bytes, events: list[ServerSentEvent]) -> bytes:
         """Take the first blocks of the usual shape, of a piece that begins with a block; return the rest of it.
 
-        The piece is smaller than the limits, so no block that lies in it passes one.
+        The piece passes no limit, so no block that lies in it does.
         """
-        lines, rest, start = piece, b"", len(events)
-        if piece[-1] != _LF:
-            end = piece.rfind(b"\n") + 1
-            lines, rest = piece[:end], piece[end:]
-        if 0 in lines:
+        if 0 in piece:
             return piece
         try:
-            blocks = (_WITH_CRLF if _CR in lines else _WITH_LF)(lines.decode())
+            blocks = (_WITH_CRLF if _CR in piece else _WITH_LF)(piece.decode())
         except UnicodeDecodeError:
-            return piece
+            end = piece.rfind(b"\n") + 1  # maybe the last character is not complete
+            return self._take_blocks(piece[:end], events) + piece[end:] if end < len(piece) else piece
+        rest, start = b"", len(events)
         last_id, names_events, unnamed, comments = self._id, self.names_events, 0, 0
         for id_, event, data, retry, comment, other in blocks:
             if "\n" in data or "\n" in id_ or "\n" in event:  # which ends a line, too
                 del events[start:]
                 return piece
             if not data and (other or comment):
-                if "\n" in comment:
-                    del events[start:]
-                    return piece
                 if comment:
                     comments += 1
                     continue
-                rest = other.encode() + rest
+                rest = other.encode()
                 break
             if id_:
                 last_id = id_
@@ -262,42 +264,21 @@ class Decoder:
             self._swallow_lf = True
         elif last != _LF:
             rest = lines.pop()
-        if lines:
-            if self._line:
-                self._line += lines[0]
-                lines[0] = bytes(self._line)  # which is cut and compared in half of the time
-                self._line = b""
-            read = self._read
-            for line in lines:
-                if line:
-                    read(line)
-                else:
-                    self._dispatch(events)
-        if rest:
-            if self._line:
-                self._line += rest
+        read = self._read
+        if self._line:  # it ends in this piece
+            self._line += lines.pop(0)
+            read(self._line)  # without another name for it: a long line is freed before its data is decoded
+        self._line = rest
+        for line in lines:
+            if line:
+                read(line)
             else:
-                self._line = bytearray(rest)
-            if len(self._line) + self._block_bytes > self._room:
-                self._check_size(len(self._line))
+                self._dispatch(events)
+        data = self._data
+        self.held_bytes = len(rest) if data is None else len(rest) + len(data)
 
-    def _check_size(self, line_bytes: int) -> None:
-        """Raise the error if the line that has no end yet passes a limit."""
-        if line_bytes > self._line_limit or self._block_bytes + line_bytes > self._event_limit:
-            raise self._too_large(line_bytes)
-
-    def _too_large(self, line_bytes: int) -> TooLargeError:
-        """The error for the limit that was passed first: that does not depend on the pieces."""
-        if line_bytes > self._line_limit <= self._event_limit - self._block_bytes:
-            return TooLargeError(f"a line is longer than Limits.line_bytes ({self._line_limit})")
-        return TooLargeError(f"an event is larger than Limits.event_bytes ({self._event_limit})")
-
-    def _read(self, line: bytes) -> None:
-        size = len(line)
-        total = self._block_bytes + size + 1  # a line end counts as one, however it was written: rule 1
-        if total > self._room and (size > self._line_limit or total > self._event_limit):
-            raise self._too_large(size)
-        self._block_bytes = total
+    def _read(self, line: bytes | bytearray) -> None:
+        self._block_bytes += len(line) + 1  # a line end counts as one, however it was written: rule 1
         name, found, value = line.partition(b": ")
         if not found or _COLON in name:  # no space follows the first colon
             name, _, value = line.partition(b":")
