@@ -306,6 +306,8 @@ STREAMS: Final = st.one_of(
 @example(LONG[1] + b"data: y\ndata: z\r\n\r\n", [100])
 @example(LONG[1] + b": ping\nid: 1\r\n\r\ndata: z\r\n\r\n", [100])
 @example(LONG[1] + b"id: \xff\r\ndata: z\r\n\r\ndata: half", [100])
+@example(LONG[1] + b"data: \xe2\x80\xa8\r\n\r\n", [len(LONG[1]) + 7])
+@example(b"data: " + b"x" * 600 + b"\n: " + b"y" * 600 + b"\ndata: \xe2\x80\xa8" + b"z" * 600 + b"\n\n", [7])
 def test_any_bytes(stream: bytes, sizes: list[int]) -> None:
     """Any bytes in any chunks give the reference's events, ids, reconnection time and comments."""
     assert interpret(stream) == interpretation(cut(stream, sizes)) == interpretation([stream])
