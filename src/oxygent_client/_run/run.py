@@ -462,7 +462,8 @@ class Run:
                     raise self._state.timeout_error("total")
                 event = ahead.pop()
             else:
-                if self._waiting:
+                buffer = self._state.buffer
+                if self._waiting and (buffer.ready or not buffer.is_complete):  # else the run ends now
                     self._state.received.settle()
                 event = self._take(await (self._patient_reader or self._reader).next())
             if event is not None:
