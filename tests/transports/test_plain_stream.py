@@ -16,7 +16,7 @@ import uvloop
 
 from oxygent_client import HTTPRequest, HTTPXTransport
 from oxygent_client.testing import answer, close
-from oxygent_client.transports._plain_stream import BUFFERED, HELD, READ_BYTES, _backend, _Protocol
+from oxygent_client.transports._plain_stream import BUFFERED, HELD, READ_BYTES, _backend, _pool, _Protocol
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.support.servers import LAST, OK, chunk, play, serving
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from oxygent_client import Transport
+    from tests.support.servers import Server
 
 CORES: Final = pytest.mark.parametrize("core", [httpcore, httpcore2], ids=["httpcore", "httpcore2"])
 Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -364,6 +365,66 @@ def test_an_unknown_stream(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(core.AnyIOBackend, "connect_tcp", connect_tcp)
     assert asyncio.run(_backend(core)().connect_tcp("127.0.0.1", 1)) is made
+
+
+DOCUMENT: Final = play(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+
+def get(core: Any, server: Server) -> Any:
+    """A request of the library."""
+    return core.Request("GET", server.url, headers={"host": "here"})
+
+
+async def finish(response: Any) -> Any:
+    """Read and close a response; return its network stream."""
+    assert await response.aread() == b"{}"
+    await response.aclose()
+    return response.extensions["network_stream"]
+
+
+@CORES
+def test_a_connection_that_is_used_again(core: Any) -> None:
+    """A request over it is sent in the first turn of the event loop: it takes no lock."""
+
+    async def main() -> None:
+        async with serving(DOCUMENT) as server, _pool(core)(keepalive_expiry=20, uds=None) as pool:
+            stream = await finish(await pool.handle_async_request(get(core, server)))
+            again = asyncio.create_task(pool.handle_async_request(get(core, server)))
+            await asyncio.sleep(0)
+            assert stream._protocol._reader is not None  # it waits for the response
+            assert await finish(await again) is stream
+            assert server.connections == 1
+
+    asyncio.run(main())
+
+
+@CORES
+def test_requests_at_one_time(core: Any) -> None:
+    """Each has a connection of its own, and one of them that which was idle."""
+
+    async def main() -> None:
+        async with serving(DOCUMENT) as server, _pool(core)(keepalive_expiry=20, uds=None) as pool:
+            idle = await finish(await pool.handle_async_request(get(core, server)))
+            requests = [pool.handle_async_request(get(core, server)) for _ in range(3)]
+            streams = {await finish(response) for response in await asyncio.gather(*requests)}
+            assert len(streams) == 3
+            assert idle in streams
+
+    asyncio.run(main())
+
+
+@CORES
+def test_an_expired_connection(core: Any) -> None:
+    """The next request closes it, and has a new one."""
+
+    async def main() -> None:
+        async with serving(DOCUMENT) as server, _pool(core)(keepalive_expiry=0, uds=None) as pool:
+            before = await finish(await pool.handle_async_request(get(core, server)))
+            assert await finish(await pool.handle_async_request(get(core, server))) is not before
+            assert before._protocol.is_lost
+            assert server.connections == 2
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("make", [HTTPXTransport, HTTPX2Transport], ids=["httpx", "httpx2"])

@@ -505,14 +505,15 @@ class HTTPXBase(HTTPBase[ClientT]):
 
     def _new_client(self, needs_tls: bool, proxy: Proxy | None) -> ClientT:
         library, context = self._library, self._tls_context(needs_tls=needs_tls)
+        limits: dict[str, Any] = {
+            "max_connections": None,
+            "max_keepalive_connections": KEEP_ALIVE_CONNECTIONS,
+            "keepalive_expiry": KEEP_ALIVE_SECONDS,
+        }
         options: dict[str, Any] = {
             "verify": context,
             "trust_env": False,  # `_environment` has read it
-            "limits": library.Limits(
-                max_connections=None,
-                max_keepalive_connections=KEEP_ALIVE_CONNECTIONS,
-                keepalive_expiry=KEEP_ALIVE_SECONDS,
-            ),
+            "limits": library.Limits(**limits),
         }
         secure = {"ssl_context": context} if proxy is not None and proxy.is_secure else {}
         try:
@@ -523,10 +524,9 @@ class HTTPXBase(HTTPBase[ClientT]):
             why = str(error) if isinstance(error, ImportError) else type(error).__name__  # the others quote the URL
             source = "proxy" if proxy is None else proxy.source
             raise ConfigurationError(f"{type(self).__name__}: {source} cannot be used: {why}") from error
-        client: ClientT = direct_client(library)(transport, library.Timeout(None, connect=self._connect))
         if not needs_tls and proxy is None and isinstance(this_loop(), asyncio.AbstractEventLoop):
-            for pool in _pools_of(client):
-                use_plain_streams(pool)
+            use_plain_streams(transport, uds=self._unix_socket, **limits)
+        client: ClientT = direct_client(library)(transport, library.Timeout(None, connect=self._connect))
         return client
 
     @staticmethod
