@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from oxygent_client import HTTPRequest, HTTPXTransport
+from oxygent_client.transports._httpx_base import _Trace
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.support.servers import Conversation, play, serving
 
@@ -65,3 +66,16 @@ async def test_cancelled_between_connecting_and_sending(name: str, loop: str) ->
         with anyio.fail_after(20):
             await closed.wait()
         assert [each.is_idle() for each in pool.connections if not each.is_closed()] == [True]
+
+
+@pytest.mark.parametrize(("method", "goes_on"), [("POST", False), ("CONNECT", True)])
+@pytest.mark.parametrize("below", ["httpcore", "httpcore2"])
+async def test_the_trace_ends_when_the_request_is_sent(below: str, method: str, goes_on: bool) -> None:
+    """What follows costs nothing; a proxy's tunnel is made before the request is sent."""
+    core: Any = importlib.import_module(below)
+    trace = _Trace()
+    await trace("connection.connect_tcp.complete", {"return_value": "a stream"})
+    request = core.Request(method, "http://here", extensions={"trace": trace})
+    await trace("http11.send_request_headers.started", {"request": request})
+    assert trace.unused is None
+    assert ("trace" in request.extensions) == goes_on

@@ -136,6 +136,8 @@ def _close_socket(stream: Any) -> None:
 
 _CONNECTED: Final = (".connect_tcp.complete", ".connect_unix_socket.complete", ".start_tls.complete")
 """Events of httpcore that return a network stream."""
+_SENDING: Final = "send_request_headers.started"
+"""The event of httpcore before a request is sent over a connection."""
 _TO_THE_CONNECTION: Final = ("_httpcore_stream", "_stream", "_connection")
 """Attributes that lead from the `stream` of a transport's response to its httpcore connection; there is no public way.
 """
@@ -306,34 +308,33 @@ NO_HEAD: Final[tuple[int, Any]] = 0, ()
 
 @attrs.define(eq=False, repr=False)
 class _Trace:
-    """Keeps the head of the last response and a new connection, for the `trace` extension of httpx.
-
-    A client prepares the request that would follow a redirect even if redirects are not followed. Where the redirect's
-    `Location` is not a URL, that fails, and the response is lost.
+    """Keeps a new connection until it is used, by the `trace` extension of httpx.
 
     A request that is cancelled between the making of a connection and its first use leaves the connection in the pool,
     where nothing uses or closes it: httpcore 1.0 counts it as active.
     """
 
     head: tuple[int, Any] = attrs.field(default=NO_HEAD, init=False)
-    """Status and headers of the last response; status 0 if there is none."""
+    """Status and headers of the last response, if they are kept; status 0 if there is none."""
     unused: Any = attrs.field(default=None, init=False)
     """The network stream of a connection that was made for the request and not used yet."""
-    _method: bytes = attrs.field(default=b"", init=False)
     proxy: str = attrs.field(default="", init=False)
     """A proxy that the user's own client uses, safe to show."""
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
-        """Keep the head of a response, but not of a proxy's response to CONNECT."""
+        """Keep a new connection; once the request is sent, there is nothing more to trace."""
+        sent = self._note(event, info)
+        if sent is not None and sent.method != b"CONNECT":
+            sent.extensions.pop("trace", None)
+
+    def _note(self, event: str, info: dict[str, Any]) -> Any:
+        """Keep a new connection until a request is sent over it, which is returned; else return None."""
+        if event.endswith(_SENDING):
+            self.unused = None
+            return info["request"]
         if event.endswith(_CONNECTED):
             self.unused = info["return_value"]
-        elif event.endswith("send_request_headers.started"):
-            self.unused = None
-            self._method = info["request"].method
-        elif event.endswith("receive_response_headers.complete") and self._method != b"CONNECT":
-            # With HTTP/1.1 the version comes before the status.
-            returned = info["return_value"]
-            self.head = next(each for each in returned if isinstance(each, int)), returned[-1]
+        return None
 
     async def close_unused(self, client: Any) -> None:
         """Close the connection that was made and not used, so that the pool drops it."""
@@ -357,25 +358,34 @@ class _Trace:
 
 @attrs.define(eq=False, repr=False)
 class _OwnClientTrace(_Trace):
-    """Also checks the proxies that the user's own client connects to, and notes the secrets that it sends.
+    """For the user's own client: also checks its proxies, notes the secrets that it sends, and keeps a response's head.
+
+    A client of the library prepares the request that would follow a redirect even if redirects are not followed. Where
+    the redirect's `Location` is not a URL, that fails, and the response is lost.
 
     It is true once there was a proxy, and its `str` is that proxy.
     """
 
     library: Any
     request: HTTPRequest
+    _method: bytes = attrs.field(default=b"", init=False)
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
-        """Refuse a proxy that must not see the request."""
-        await _Trace.__call__(self, event, info)
-        if event.endswith("connect_tcp.started"):
-            scheme, host, port = "http", info["host"], info["port"]
-        elif event.endswith("send_request_headers.started"):
-            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in info["request"].headers}
+        """Refuse a proxy that must not see the request; keep the head, but not of a proxy's response to CONNECT."""
+        sent = self._note(event, info)
+        if sent is not None:
+            self._method = sent.method
+            headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in sent.headers}
             self.request.context.sent.note(headers=headers, marked=self.request.context.secret_headers)
-            there = info["request"].url
+            there = sent.url
             scheme, host, port = there.scheme.decode("ascii"), there.host.decode("ascii"), there.port
+        elif event.endswith("connect_tcp.started"):
+            scheme, host, port = "http", info["host"], info["port"]
         else:
+            if event.endswith("receive_response_headers.complete") and self._method != b"CONNECT":
+                # With HTTP/1.1 the version comes before the status.
+                returned = info["return_value"]
+                self.head = next(each for each in returned if isinstance(each, int)), returned[-1]
             return
         url = self.library.URL(self.request.url)
         port = port or PORTS[scheme]
