@@ -25,6 +25,9 @@ EVENTS: Final[Mapping[str, type[AnyEvent]]] = {
 }
 """The class of each known message type, as the classes declare it; any other is `Custom`."""
 
+STEPS: Final = frozenset({ToolCall, Observation})
+"""The classes whose content is an object; a message with another is `Custom`."""
+
 
 def to_event(sse: ServerSentEvent, limits: Limits = Limits()) -> AnyEvent:
     """The typed event in `sse`.
@@ -53,7 +56,7 @@ def to_events(received: Iterable[ServerSentEvent], limits: Limits = Limits()) ->
         except (LookupError, TypeError, ValueError, RecursionError, TooLargeError):
             events.append(unusual_event(sse, depth))
             continue
-        if (cls is ToolCall or cls is Observation) and type(content) is not dict:
+        if cls in STEPS and type(content) is not dict:
             cls = Custom
         events.append(new_event(cls, kind, content, message, sse, problems))
     return events
@@ -76,7 +79,7 @@ def unusual_event(sse: ServerSentEvent, depth: int) -> AnyEvent:
     if type(kind) is not str:
         return new_event(Custom, None, content, fields, sse, problems)
     cls = EVENTS.get(kind, Custom)
-    if (cls is ToolCall or cls is Observation) and type(content) is not dict:
+    if cls in STEPS and type(content) is not dict:
         cls = Custom
     return new_event(cls, kind, content, fields, sse, problems)
 

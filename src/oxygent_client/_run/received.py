@@ -87,15 +87,16 @@ class ReceivedEvents:
             from oxygent_client._run.texts import Texts
 
             self._texts, self._kept = Texts(), []
-        waiting, texts, kept = self.waiting, self._texts, self._kept
+        waiting, texts, kept, size = self.waiting, self._texts, self._kept, self._size
         texts.add(waiting)
         for event in waiting:
             sse = event.sse
             data = sse.data
             kept += (event if event.problems else sse.event, data, sse.id, sse.retry)
-            self._size += len(data)
+            size += len(data)
+        self._size = size
         waiting.clear()
-        if len(kept) >= self._room or self._size >= self._room_bytes:
+        if len(kept) >= self._room or size >= self._room_bytes:
             self._trim()
         return texts
 
