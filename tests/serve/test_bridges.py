@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -285,7 +286,7 @@ async def test_sanitize_of_whole_answers(bridge: str, query: str, shown: str) ->
     async with site(sanitize=replace, whole_answers=True) as here:
         received = await BRIDGES[bridge](here, query)
     assert shown in received
-    assert "zan" not in received
+    assert re.search(r"\bzan(zi|zibar)?\b", received) is None  # a random id may have the letters
 
 
 @pytest.mark.parametrize("bridge", ["chat-stream", "responses", "agui", "a2a", "relay"])
