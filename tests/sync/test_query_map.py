@@ -91,12 +91,20 @@ def test_an_iterable_that_fails(agent: SyncSSEOxyGent) -> None:
 
 def test_leaving(toy: ServedToy) -> None:
     """Leaving the `for` cancels the runs in progress."""
+    before = len(toy.runs)
+
+    def becomes(states: list[str]) -> bool:
+        until = time.monotonic() + toy.seconds
+        while (found := [run.state for run in toy.runs[before:] if run.query == "hang"]) != states:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.002)
+        return found == states
+
     for _ in SyncSSEOxyGent(toy.url).map(["echo 1", "hang", "hang"], ordered=False):
+        assert becomes(["started"] * 2)
         break
-    until = time.monotonic() + toy.seconds
-    while {run.state for run in toy.runs[-2:]} != {"cancelled"} and time.monotonic() < until:
-        time.sleep(0.002)
-    assert {run.state for run in toy.runs[-2:]} == {"cancelled"}
+    assert becomes(["cancelled"] * 2)
 
 
 def test_leaving_by_an_exception_inside(agent: SyncSSEOxyGent) -> None:
