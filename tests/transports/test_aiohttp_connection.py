@@ -156,3 +156,19 @@ def test_news_of_a_body(news: Callable[[_Connection], None], is_cancelled: bool)
         assert (connection.body is body) is (news is NEWS["bytes"])
 
     played(play)
+
+
+def test_two_readers_of_a_body() -> None:
+    """The second is refused, so the first is woken; a wait that was cancelled is no reader."""
+
+    async def play(connection: _Connection) -> None:
+        connection.data_received(CHUNKED)
+        await connection.read()
+        connection.news().cancel()
+        waiting = connection.news()
+        with pytest.raises(RuntimeError, match="reading"):
+            _ = connection.news()
+        connection.data_received(b"1\r\n6\r\n")
+        assert waiting.done()
+
+    played(play)

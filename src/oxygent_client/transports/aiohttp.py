@@ -194,7 +194,13 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
         self._wake()
 
     def news(self) -> asyncio.Future[None]:
-        """Return what is done as soon as bytes, or the end or failure of `body`, are received."""
+        """Return what is done as soon as bytes, or the end or failure of `body`, are received.
+
+        Raises:
+            RuntimeError: another task waits for it, as aiohttp's own wait does.
+        """
+        if self._awaited is not None and not self._awaited.done():
+            raise RuntimeError("another task is reading this body")
         waiter = self._awaited = self._loop.create_future()
         return waiter
 
