@@ -152,7 +152,7 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
     allocates 256 KiB for each read: two page faults for an event. uvloop has a buffer of its own, and calls
     `data_received`.
 
-    Who reads a body waits for `news`: aiohttp's own wait takes two more coroutines and a context manager.
+    The reader of a body waits for `news`: aiohttp's own wait takes two more coroutines and a context manager.
     """
 
     # In its dictionary, which is full, they would take 800 bytes.
@@ -194,7 +194,7 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
         self._wake()
 
     def news(self) -> asyncio.Future[None]:
-        """Return what is done as soon as bytes, or the end or failure of `body`, are received.
+        """Return a future that is done as soon as bytes, or the end or failure of `body`, are received.
 
         Raises:
             RuntimeError: another task waits for it, as aiohttp's own wait does.
