@@ -145,7 +145,7 @@ class Decoder:
         events: list[ServerSentEvent] = []
         if self._swallow_lf:
             self._swallow_lf = False
-            if not self._line:
+            if not self._line:  # nothing was fed since that CR
                 piece = piece.removeprefix(b"\n")
         if size > _LEAST:
             if self._block_bytes or self._line:  # a block has begun: it ends with the first blank line

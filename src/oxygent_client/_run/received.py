@@ -39,8 +39,8 @@ class ReceivedEvents:
     """The events that were received so far."""
 
     __slots__ = (
-        *("_dropped", "_kept", "_limits", "_most_bytes", "_most_events", "_room", "_room_bytes", "_size", "_texts"),
-        *("answer", "error", "problem", "unread", "waiting"),
+        *("_dropped", "_kept", "_limits", "_most_bytes", "_most_events", "_size", "_texts", "answer", "error"),
+        *("problem", "unread", "waiting"),
     )
 
     def __init__(self, limits: Limits) -> None:
@@ -53,8 +53,6 @@ class ReceivedEvents:
         """Why the first of the messages that could not be read could not be."""
         self._limits = limits
         self._most_events, self._most_bytes = limits.partial_events, limits.partial_bytes
-        # They are dropped at twice as many.
-        self._room, self._room_bytes = 2 * FIELDS * self._most_events, 2 * self._most_bytes
         # Events are made again when they are looked at: to keep what was parsed takes several times the memory, and
         # fresh memory takes as much time as to parse. Problems may be those of a schema, which is not asked twice.
         # The fields of the server-sent events, one after the other: the garbage collector walks objects, not texts.
@@ -96,7 +94,7 @@ class ReceivedEvents:
             size += len(data)
         self._size = size
         waiting.clear()
-        if len(kept) >= self._room or size >= self._room_bytes:
+        if len(kept) >= 2 * FIELDS * self._most_events or size >= 2 * self._most_bytes:
             self._trim()
         return texts
 

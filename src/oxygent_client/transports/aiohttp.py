@@ -257,8 +257,7 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
         if not self._is_idle:
             if self.exception() is None:
                 ResponseHandler.data_received(self, data)  # in less time than by `super()`
-                if self._awaited is not None:
-                    self._wake()
+                self._wake()
         elif data:
             self.force_close()  # where an exchange still uses it
             self.close()
@@ -292,10 +291,8 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
     def is_connected(self) -> bool:
         """Return whether it is open: a remote that closed it while it was idle may not be heard yet."""
         transport = self.transport
-        if transport is None or transport.is_closing():
-            return False
-        view = transport.get_extra_info("socket") if self._is_idle else None
-        return view is None or not is_readable(view)
+        view = transport.get_extra_info("socket") if self._is_idle and transport is not None else None
+        return super().is_connected() and (view is None or not is_readable(view))
 
     def close(self) -> None:
         """Close at once, and drop unsent bytes, unless the last response is complete."""
@@ -313,12 +310,12 @@ class _Chunks:
         self._response = response
         self._content: Any = response.content
         self._url = url
-        self._taken = 0  # of the bytes that were received
+        self._taken = 0  # so many bytes were handed out
         is_framed = "Transfer-Encoding" in response.headers or "Content-Length" in response.headers
         connection = response.connection if is_ours or not is_framed else None
         protocol = None if connection is None else connection.protocol
-        self._connection: Any = protocol if is_ours else None
-        self._protocol = None if is_framed else protocol
+        self._connection: Any = protocol if is_ours else None  # it tells of news
+        self._protocol = None if is_framed else protocol  # it tells whether the end was a reset
 
     def connection(self) -> object:
         """Return the connection in use; None once it is free again."""
