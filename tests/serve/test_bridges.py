@@ -251,6 +251,8 @@ async def test_a_fault(bridge: str, caplog: pytest.LogCaptureFixture) -> None:
 # ------------------------------------------------------------------------------------------------------------ Sanitize
 
 WORD: Final = "zanzibar"
+RANDOM_ID: Final = re.compile(r"[A-Za-z0-9_-]{16,}")
+"""An id may have three letters of the word by chance."""
 
 
 def replace(message: Any) -> Any:
@@ -286,7 +288,7 @@ async def test_sanitize_of_whole_answers(bridge: str, query: str, shown: str) ->
     async with site(sanitize=replace, whole_answers=True) as here:
         received = await BRIDGES[bridge](here, query)
     assert shown in received
-    assert re.search(r"\bzan(zi|zibar)?\b", received) is None  # a random id may have the letters
+    assert "zan" not in RANDOM_ID.sub("", received)
 
 
 @pytest.mark.parametrize("bridge", ["chat-stream", "responses", "agui", "a2a", "relay"])
@@ -294,7 +296,7 @@ async def test_sanitize_of_pieces(bridge: str) -> None:
     """Without it, `sanitize` gets each piece of a text alone, and a word that is split over two of them is sent."""
     async with site(sanitize=replace) as here:
         received = await BRIDGES[bridge](here, "words_split")
-    assert "zan" in received
+    assert "zan" in RANDOM_ID.sub("", received)
 
 
 @pytest.mark.parametrize("query", ["words", "keys"])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from oxygent_client import Cluster, Limits, OxyRequest, Retry, RunHandle, SSEOxyGent, Transport, errors
@@ -184,6 +184,7 @@ async def test_durations_of_runs_that_were_left() -> None:
     assert stats.end.p99 == near(4)
 
 
+@example([number / 7 for number in range(1, 200)])
 @given(st.lists(st.floats(SHORTEST, LONGEST), min_size=1, max_size=200))
 def test_quantiles(seconds: list[float]) -> None:
     """A quantile is the duration of its rank within the promised error, for any number of runs."""

@@ -140,7 +140,7 @@ NEWS: Final[dict[str, Callable[[_Connection], None]]] = {
 @pytest.mark.parametrize("news", NEWS.values(), ids=NEWS)
 @pytest.mark.parametrize("is_cancelled", [False, True], ids=["waiting", "cancelled"])
 def test_news_of_a_body(news: Callable[[_Connection], None], is_cancelled: bool) -> None:
-    """Who waits for news of a body is woken by each, once; a wait that was cancelled is left alone."""
+    """A reader that waits for news of a body is woken by each, once; a wait that was cancelled is left alone."""
 
     async def play(connection: _Connection) -> None:
         connection.data_received(CHUNKED)

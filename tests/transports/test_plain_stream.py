@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from oxygent_client import Transport
     from tests.support.servers import Server
 
+    Get = Callable[[], Coroutine[Any, Any, Any]]
+
 CORES: Final = pytest.mark.parametrize("core", [httpcore, httpcore2], ids=["httpcore", "httpcore2"])
 Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -370,11 +372,6 @@ def test_an_unknown_stream(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 DOCUMENT: Final = play(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
 
 
-def get(core: Any, server: Server) -> Any:
-    """A request of the library."""
-    return core.Request("GET", server.url, headers={"host": "here"})
-
-
 async def finish(response: Any) -> Any:
     """Read and close a response; return its network stream."""
     assert await response.aread() == b"{}"
@@ -382,49 +379,62 @@ async def finish(response: Any) -> Any:
     return response.extensions["network_stream"]
 
 
+def pooled(core: Any, play: Callable[[Get, Server], Coroutine[Any, Any, None]], *, expiry: float = 20) -> None:
+    """Play with a pool and a server; `play` gets a function that sends a request."""
+
+    async def main() -> None:
+        async with serving(DOCUMENT) as server, _pool(core)(keepalive_expiry=expiry, uds=None) as pool:
+
+            def get() -> Coroutine[Any, Any, Any]:
+                sending: Coroutine[Any, Any, Any] = pool.handle_async_request(
+                    core.Request("GET", server.url, headers={"host": "here"})
+                )
+                return sending
+
+            await play(get, server)
+
+    asyncio.run(main())
+
+
 @CORES
 def test_a_connection_that_is_used_again(core: Any) -> None:
     """A request over it is sent in the first turn of the event loop: it takes no lock."""
 
-    async def main() -> None:
-        async with serving(DOCUMENT) as server, _pool(core)(keepalive_expiry=20, uds=None) as pool:
-            stream = await finish(await pool.handle_async_request(get(core, server)))
-            again = asyncio.create_task(pool.handle_async_request(get(core, server)))
-            await asyncio.sleep(0)
-            assert stream._protocol._reader is not None  # it waits for the response
-            assert await finish(await again) is stream
-            assert server.connections == 1
+    async def play_again(get: Get, server: Server) -> None:
+        stream = await finish(await get())
+        again = asyncio.create_task(get())
+        await asyncio.sleep(0)
+        assert stream._protocol._reader is not None  # it waits for the response
+        assert await finish(await again) is stream
+        assert server.connections == 1
 
-    asyncio.run(main())
+    pooled(core, play_again)
 
 
 @CORES
 def test_requests_at_one_time(core: Any) -> None:
     """Each has a connection of its own, and one of them that which was idle."""
 
-    async def main() -> None:
-        async with serving(DOCUMENT) as server, _pool(core)(keepalive_expiry=20, uds=None) as pool:
-            idle = await finish(await pool.handle_async_request(get(core, server)))
-            requests = [pool.handle_async_request(get(core, server)) for _ in range(3)]
-            streams = {await finish(response) for response in await asyncio.gather(*requests)}
-            assert len(streams) == 3
-            assert idle in streams
+    async def play_three(get: Get, _: Server) -> None:
+        idle = await finish(await get())
+        streams = {await finish(response) for response in await asyncio.gather(get(), get(), get())}
+        assert len(streams) == 3
+        assert idle in streams
 
-    asyncio.run(main())
+    pooled(core, play_three)
 
 
 @CORES
 def test_an_expired_connection(core: Any) -> None:
     """The next request closes it, and has a new one."""
 
-    async def main() -> None:
-        async with serving(DOCUMENT) as server, _pool(core)(keepalive_expiry=0, uds=None) as pool:
-            before = await finish(await pool.handle_async_request(get(core, server)))
-            assert await finish(await pool.handle_async_request(get(core, server))) is not before
-            assert before._protocol.is_lost
-            assert server.connections == 2
+    async def play_late(get: Get, server: Server) -> None:
+        before = await finish(await get())
+        assert await finish(await get()) is not before
+        assert before._protocol.is_lost
+        assert server.connections == 2
 
-    asyncio.run(main())
+    pooled(core, play_late, expiry=0)
 
 
 @pytest.mark.parametrize("make", [HTTPXTransport, HTTPX2Transport], ids=["httpx", "httpx2"])
