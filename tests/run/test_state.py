@@ -8,12 +8,12 @@ from typing import Final
 import attrs
 import pytest
 
-from oxygent_client import Limits, Outcome, ServerSentEvent, Timeouts, errors
+from oxygent_client import Limits, Outcome, Timeouts, errors
 from oxygent_client._core.events import OxyState
 from oxygent_client._protocol.messages import to_event
 from oxygent_client._protocol.router import SetAnswer
 from oxygent_client._protocol.run_record import RunNode, RunRecord
-from oxygent_client._run.state import Ended, NeedData, RunState, Verdict, how_it_ended
+from oxygent_client._run.state import RunState, Verdict, how_it_ended
 from oxygent_client.testing import close, delta, heartbeat, progress
 
 OFF: Final = Timeouts(connect=None, silence=None, idle=None, total=None)
@@ -57,12 +57,14 @@ def test_events_and_the_end() -> None:
     """Events are returned in order, then the need for data; after the close event the run has ended."""
     state = started()
     state.receive_data(progress(1) + progress(2), 101.0)
-    first, second, third = (state.next_event(101.0) for _ in range(3))
-    assert isinstance(first, ServerSentEvent)
-    assert isinstance(second, ServerSentEvent)
-    assert third == NeedData(math.inf, "total")
+    first, second = state.next_events(101.0, 1), state.next_events(101.0, 64)
+    assert first is not None
+    assert second is not None
+    assert [to_event(sse).content for sse in (*first, *second)] == [1, 2]
+    assert state.next_events(101.0, 64) is None
+    assert state.need() == (math.inf, "total")
     state.receive_data(close(), 102.0)
-    assert state.next_event(102.0) is Ended.ENDED
+    assert state.next_events(102.0, 64) == []
     assert state.is_closed
 
 
@@ -84,7 +86,7 @@ def test_a_record_ends_the_run() -> None:
     state = started()
     state.receive_data(progress(1), 101.0)
     state.record = record(OxyState.COMPLETED)
-    assert state.next_event(101.0) is Ended.ENDED
+    assert state.next_events(101.0, 64) == []
 
 
 def test_total() -> None:
@@ -92,26 +94,26 @@ def test_total() -> None:
     state = started(attrs.evolve(OFF, total=10))
     state.receive_data(progress(1), 101.0)
     with pytest.raises(errors.DeadlineExceededError):
-        state.next_event(110.0)
+        state.next_events(110.0, 64)
 
 
 # ---------------------------------------------------------------------------------------------------------- Time-outs
 
-NEEDS: Final[dict[str, tuple[Timeouts, list[tuple[bytes, float]], NeedData]]] = {
+NEEDS: Final[dict[str, tuple[Timeouts, list[tuple[bytes, float]], tuple[float, str]]]] = {
     # name: (time-outs, chunks and when they were received, the state's need at 120)
-    "all off": (OFF, [], NeedData(math.inf, "total")),
-    "total": (attrs.evolve(OFF, total=50), [], NeedData(150, "total")),
-    "idle counts waiting only": (attrs.evolve(OFF, idle=30), [(heartbeat(), 110.0)], NeedData(140, "idle")),
-    "idle, after an event": (attrs.evolve(OFF, idle=30), [(progress(1), 110.0)], NeedData(150, "idle")),
-    "silence, before a heartbeat": (attrs.evolve(OFF, silence=45), [(progress(1), 110.0)], NeedData(math.inf, "total")),
-    "silence": (attrs.evolve(OFF, silence=45), [(heartbeat(), 110.0)], NeedData(165, "silence")),
+    "all off": (OFF, [], (math.inf, "total")),
+    "total": (attrs.evolve(OFF, total=50), [], (150, "total")),
+    "idle counts waiting only": (attrs.evolve(OFF, idle=30), [(heartbeat(), 110.0)], (140, "idle")),
+    "idle, after an event": (attrs.evolve(OFF, idle=30), [(progress(1), 110.0)], (150, "idle")),
+    "silence, before a heartbeat": (attrs.evolve(OFF, silence=45), [(progress(1), 110.0)], (math.inf, "total")),
+    "silence": (attrs.evolve(OFF, silence=45), [(heartbeat(), 110.0)], (165, "silence")),
     "the first of several": (
         Timeouts(silence=5, idle=30, total=100),
         [(heartbeat(), 110.0)],
-        NeedData(125, "silence"),
+        (125, "silence"),
     ),
-    "of two at once, total": (Timeouts(silence=None, idle=100, total=100), [], NeedData(200, "total")),
-    "done, without an answer": (OFF, [(DONE, 110.0)], NeedData(math.inf, "total")),
+    "of two at once, total": (Timeouts(silence=None, idle=100, total=100), [], (200, "total")),
+    "done, without an answer": (OFF, [(DONE, 110.0)], (math.inf, "total")),
 }
 
 
@@ -120,7 +122,9 @@ def test_time_that_counts_for_idle(is_waiting: bool, deadline: float) -> None:
     """The time between two chunks counts for `idle` if the decoder used it, not if the program did."""
     state = started(attrs.evolve(OFF, idle=30))
     state.receive_data(heartbeat(), 110.0)
-    assert state.next_event(120.0, is_waiting=is_waiting) == NeedData(deadline, "idle")
+    if not is_waiting:
+        state.ask(120.0)
+    assert state.need() == (deadline, "idle")
 
 
 @pytest.mark.parametrize("name", NEEDS)
@@ -130,9 +134,9 @@ def test_the_next_time_out(name: str) -> None:
     state = started(timeouts)
     for piece, now in pieces:
         state.receive_data(piece, now)
-        while isinstance(state.buffer.take(), ServerSentEvent):
-            pass
-    assert state.next_event(120.0) == expected
+        state.buffer.take(64)
+    state.ask(120.0)
+    assert state.need() == expected
 
 
 @pytest.mark.parametrize("how", ["an answer", "an answer that could not be read"])
@@ -144,7 +148,8 @@ def test_a_bare_done_after_an_answer(how: str) -> None:
         state.received.answer = SetAnswer("42")
     else:
         state.received.unread = "too deep"
-    assert state.next_event(120.0) == NeedData(122.0, "legacy")
+    state.ask(120.0)
+    assert state.need() == (122.0, "legacy")
     assert state.timed_out("legacy") is Verdict.ENDED
 
 
@@ -215,9 +220,11 @@ def test_the_last_events_of_a_detached_run() -> None:
 def test_a_detached_run_that_goes_on() -> None:
     """A record of a detached run that goes on doubles the time until the next check."""
     state = started(attrs.evolve(OFF, lookup=1.0), attached=True)
-    assert state.next_event(100.0) == NeedData(102.0, "record")
+    state.ask(100.0)
+    assert state.need() == (102.0, "record")
     assert state.receive_record("record", record()) is Verdict.KEEP_READING
-    assert state.next_event(100.0) == NeedData(104.0, "record")
+    state.ask(100.0)
+    assert state.need() == (104.0, "record")
 
 
 # -------------------------------------------------------------------------------------------------- The connection ends
@@ -237,7 +244,8 @@ def test_an_end_after_a_bare_done() -> None:
     """The end of the stream after a bare `done` is the end of the run."""
     state = started()
     state.receive_data(DONE, 101.0)
-    assert state.next_event(101.0) == NeedData(math.inf, "total")
+    state.ask(101.0)
+    assert state.need() == (math.inf, "total")
     assert state.receive_eof(None, 101.0, clean, was_interrupted=False) is Verdict.ENDED
 
 
@@ -252,13 +260,14 @@ def test_reconnecting() -> None:
     """A detached run reconnects after a delay, drops half an event and checks the record soon after."""
     state = started(attrs.evolve(OFF, lookup=1.0), attached=True)
     state.receive_data(progress(1) + b"data: half", 101.0)
-    state.buffer.take()
+    state.buffer.take(64)
     assert state.receive_eof(None, 103.0, clean, was_interrupted=False) is Verdict.RECONNECT
     state.drop_half_event()
     assert state.connection_lost(103.0) == 1.0
     assert state.connection_lost(104.0) == 2.0
     state.connection_restored(106.0)
-    assert state.next_event(106.0) == NeedData(108.0, "record")
+    state.ask(106.0)
+    assert state.need() == (108.0, "record")
     assert state.partial.dropped == 1
 
 
@@ -283,17 +292,18 @@ def test_a_detached_run_whose_end_is_lost() -> None:
 def test_a_stream_that_was_held_back(seconds: float, pieces: bytes, expected: bool) -> None:
     """Several heartbeats in one chunk after a wait show that a proxy buffers the stream."""
     state = started()
-    state.receive_data(pieces, 100.0 + seconds)
+    assert state.receive_data(pieces, 100.0 + seconds) is expected
     assert state.was_held_back is expected
+    assert state.receive_data(pieces, 100.0 + 2 * seconds) is False  # it is reported once
 
 
 def test_the_answer_is_part_of_the_state() -> None:
     """The text and the partial result are those of the received events."""
     state = started()
     state.receive_data(delta("abc"), 101.0)
-    sse = state.next_event(101.0)
-    assert isinstance(sse, ServerSentEvent)
-    state.received.note(to_event(sse), SetAnswer("42"))
+    received = state.next_events(101.0, 64)
+    assert received is not None
+    state.received.note(to_event(received[0]), SetAnswer("42"))
     assert state.received.texts.text == "abc"
     assert state.partial.answer == "42"
 

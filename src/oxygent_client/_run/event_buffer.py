@@ -9,8 +9,11 @@ Rule 4: what is too large ends the stream, after the events before it.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, TypeAlias
+from itertools import accumulate
+from operator import attrgetter
+from typing import Any, Final, TypeAlias, cast
 
 from oxygent_client._core.errors import TooLargeError
 from oxygent_client._core.events import ServerSentEvent
@@ -20,6 +23,8 @@ from oxygent_client._protocol.sse import Decoder
 
 LARGE: Final = 256 * 1024
 """Bytes of events that are taken together at most: what is made of them is several times as large."""
+_NAME: Final = cast("Callable[[Any], str]", attrgetter("event"))
+_DATA: Final = cast("Callable[[Any], str]", attrgetter("data"))
 
 
 class MaybeEnd:
@@ -112,8 +117,6 @@ class EventBuffer:
             return False
         if len(piece) > LARGE:
             self.may_be_large = True
-        elif self.may_be_large and not self.ready:
-            self.may_be_large = False
         if self._on_received is not None:
             for sse in events:
                 self._on_received(sse)
@@ -123,11 +126,10 @@ class EventBuffer:
             for number, sse in enumerate(events):
                 self._add(MaybeEnd(sse) if number < unnamed and sse.data == LEGACY_DONE else sse)
             return True
-        for number, sse in enumerate(events):
-            if sse.event == CLOSE:
-                self._close, self.is_complete = sse, True
-                del events[number:]
-                break
+        if CLOSE in map(_NAME, events):
+            end = [*map(_NAME, events)].index(CLOSE)
+            self._close, self.is_complete = events[end], True
+            del events[end:]
         if self.ready:
             self.ready += events
         else:
@@ -155,33 +157,30 @@ class EventBuffer:
         else:
             self.ready.append(sse)
 
-    def take(self) -> ServerSentEvent | None:
-        """The next event; None at the end (`is_closed`), or if more bytes are needed.
+    def take(self, most: int) -> list[ServerSentEvent]:
+        """The next events, at most `most`; fewer if they are large.
+
+        None at the end (`is_closed`), or if more bytes are needed.
 
         Raises:
             TooLargeError: the next event is too large.
         """
         ready = self.ready
-        if len(ready) == 1:
-            return ready.pop()
-        if ready:
-            sse = ready[self._next]
-            self._next += 1
-            if self._next == len(ready):
-                ready.clear()
-                self._next = 0
-            return sse
-        if self._close is not None:
-            self.is_closed, self.done = True, None
-        elif self._failure is not None:
-            raise self._failure
-        return None
+        if not ready:
+            if self._close is not None:
+                self.is_closed, self.done = True, None
+            elif self._failure is not None:
+                raise self._failure
+            return []
+        if self._next or self.may_be_large or len(ready) > most:
+            return self._take_some(most)
+        self.ready = []
+        return ready
 
-    def take_more(self, most: int) -> list[ServerSentEvent]:
-        """The events that follow one that was taken, at most `most`; large ones are not taken."""
+    def _take_some(self, most: int) -> list[ServerSentEvent]:
         taken = self.ready[self._next : self._next + most]
         if self.may_be_large:
-            del taken[_count_small(taken) :]
+            del taken[max(_count_small(taken), 1) :]
         self._next += len(taken)
         if self._next == len(self.ready):
             self._start_over()
@@ -189,8 +188,7 @@ class EventBuffer:
 
     def _start_over(self) -> None:
         """No event is ready."""
-        self.ready.clear()
-        self._next = 0
+        self.ready, self._next, self.may_be_large = [], 0, False
 
     def give_back(self, events: Iterable[ServerSentEvent]) -> None:
         """Put events that were taken, the last one first, in front of the others."""
@@ -221,9 +219,4 @@ class EventBuffer:
 
 def _count_small(events: Sequence[ServerSentEvent]) -> int:
     """Count the first events that are small together."""
-    left = LARGE
-    for number, sse in enumerate(events):
-        left -= len(sse.data)
-        if left < 0:
-            return number
-    return len(events)
+    return bisect_right([*accumulate(map(len, map(_DATA, events)))], LARGE)

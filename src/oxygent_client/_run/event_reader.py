@@ -32,7 +32,7 @@ from oxygent_client._core.transport import Context, HTTPRequest, redact_url
 from oxygent_client._run.config import RunConfig
 from oxygent_client._run.connection import RunConnection
 from oxygent_client._run.recovery import RecordRecovery
-from oxygent_client._run.state import ASKING, NeedData, RunState, Verdict, how_it_ended
+from oxygent_client._run.state import ASKING, RunState, Verdict, how_it_ended
 from oxygent_client._run.waits import Scope
 from oxygent_client.telemetry._observers import RunObservation
 
@@ -83,8 +83,8 @@ class EventReader:
     observed: RunObservation
     now: Callable[[], float] = anyio.current_time
     """The clock of the event loop."""
-    steps: int = attrs.field(default=0, init=False)
-    """Pieces and events since the last checkpoint."""
+    left: int = attrs.field(default=CHECKPOINT_EVERY, init=False)
+    """How many pieces and events may follow before the next checkpoint."""
 
     @property
     def recovery(self) -> RecordRecovery:
@@ -93,7 +93,7 @@ class EventReader:
 
     async def breathe(self) -> None:
         """Let other tasks run, and a cancellation through."""
-        self.steps = 0
+        self.left = CHECKPOINT_EVERY
         await checkpoint()
 
     async def open(self, before_lookup: Callable[[], object] | None = None) -> None:
@@ -126,27 +126,24 @@ class EventReader:
             observed.headers_after = seconds
         observed.note("streaming", self.context, {"url": redact_url(sent.url), "seconds": seconds})
 
-    async def next(self) -> ServerSentEvent | None:
-        """Wait for the next event; None if the run has ended, by its stream or by its record.
+    async def next(self) -> list[ServerSentEvent]:
+        """Wait for the next events; there are none if the run has ended, by its stream or by its record.
 
         Raises:
             OxyError: the stream ended before the run, or a time-out fired.
         """
-        state, buffer, connection, observed = self.state, self.state.buffer, self.connection, self.observed
-        now, is_waiting, has_piece = self.now(), False, False
+        state, connection, observed = self.state, self.connection, self.observed
+        now, has_piece = self.now(), False
+        state.ask(now)
         try:
             while True:
-                self.steps += 1
-                if self.steps >= CHECKPOINT_EVERY:
+                if self.left <= 0:
                     await self.breathe()
                     now = self.now()
-                step = state.next_event(now, is_waiting=is_waiting)
-                if type(step) is ServerSentEvent:  # `isinstance` takes ten times as long where the class is another
-                    return step
-                if type(step) is not NeedData:
-                    break
-                is_waiting, deadline, clock = True, step.deadline, step.clock
-                del step  # an idle stream holds only what it still needs
+                events = state.next_events(now, self.left)
+                if events is not None:
+                    return events
+                deadline, clock = state.need()
                 if connection.chunks is None:  # all that was kept of a detached run is handed out
                     goes_on = await self._connect()
                 elif deadline <= now and (has_piece or clock == "record"):
@@ -155,7 +152,7 @@ class EventReader:
                 else:
                     is_asking = deadline <= now + SOON and clock in ASKING
                     expired = self._look_up if is_asking and state.timeouts.lookup is not None else None
-                    if observed.buffered != (held := buffer.held_bytes):
+                    if observed.buffered != (held := state.buffer.held_bytes):
                         observed.counter.hold(observed, held)
                     try:
                         piece = await connection.read(deadline, expired)
@@ -166,6 +163,7 @@ class EventReader:
                         if piece is None or state.record is not None:
                             goes_on = await self._interrupted(now)
                         else:
+                            self.left -= 1
                             self._receive(piece, now)
                             has_piece = True
                             continue
@@ -174,10 +172,10 @@ class EventReader:
                 now, has_piece = self.now(), False
         except OxyError as error:
             if await self.recovery.recovers(error):
-                return None
+                return []
             raise
-        buffer.end()
-        return None
+        state.buffer.end()
+        return []
 
     async def _connect(self) -> bool:
         """Open the stream; False if the record says how the run ended."""
@@ -194,31 +192,30 @@ class EventReader:
             return False
         self.connection.check_left()
         state.count(now)
-        return await self._follow(state.need().clock)
+        return await self._follow(state.need()[1])
 
     def _receive(self, piece: bytes, now: float) -> None:
         observed, state, size = self.observed, self.state, len(piece)
-        if observed.first_byte_after is None:
-            observed.first_byte_after = now - state.began
-            observed.note("first_byte", self.context, {"seconds": observed.first_byte_after})
         observed.bytes += size
-        news = state.receive_data(piece, now)
+        if state.receive_data(piece, now):
+            who = self.context.sent.shown(self.connection.answered_by, 60)
+            text = "a proxy buffers the stream: it was held back (answered by: %s)"
+            log_event("warning", self.context, text, who)
+        if observed.first_event_after is None:
+            self._note_first(now)
         buffer = state.buffer
         if observed.buffered or buffer.held_bytes or len(buffer.ready) > 1:  # a piece of one event is handed out now
             observed.counter.hold(observed, observed.buffered + size)
-        if news:
-            self._report(news, now)
 
-    def _report(self, received: tuple[str, ...], now: float) -> None:
-        """Log what `RunState.receive_data` has returned."""
-        for news in received:
-            if news == "first_event":
-                seconds = self.observed.first_event_after = now - self.state.began
-                log_event("first_event", self.context, "received the first event", seconds=seconds)
-            else:
-                who = self.context.sent.shown(self.connection.answered_by, 60)
-                text = "a proxy buffers the stream: it was held back (answered by: %s)"
-                log_event("warning", self.context, text, who)
+    def _note_first(self, now: float) -> None:
+        """Note the first bytes, and the first event."""
+        observed, seconds = self.observed, now - self.state.began
+        if observed.first_byte_after is None:
+            observed.first_byte_after = seconds
+            observed.note("first_byte", self.context, {"seconds": seconds})
+        if not self.state.is_silent:
+            observed.first_event_after = seconds
+            log_event("first_event", self.context, "received the first event", seconds=seconds)
 
     async def gather(self) -> None:
         """Receive what is on its way already to a reader of a detached run who leaves: it would be lost.
@@ -247,11 +244,11 @@ class EventReader:
         """At the deadline of a read that goes on: the next deadline, or None to interrupt the read."""
         state = self.state
         state.count(self.now())
-        clock = state.need().clock
+        clock = state.need()[1]
         if clock not in ASKING or not await self._follow(clock):
             return None
         state.resume(self.now())
-        return state.need().deadline
+        return state.need()[0]
 
     async def _follow(self, clock: str) -> bool:
         """Do what a time-out that fired demands: True if the run goes on, False if it has ended.
@@ -290,9 +287,9 @@ class EventReader:
         while True:
             await connection.disconnect()
             pause = uniform(0.5, 1) * state.connection_lost(self.now())
-            need = state.need()
+            deadline, clock = state.need()
             log_event("reattach", self.context, "the stream %s; reconnecting in %.2f s", how, pause, seconds=pause)
-            with connection.waiting(need.deadline):
+            with connection.waiting(deadline):
                 try:
                     await anyio.sleep(pause)
                     state.request_sent(self.now())
@@ -304,5 +301,5 @@ class EventReader:
                     return True
             now = self.now()
             state.count(now)
-            if now >= need.deadline and not await self._follow(need.clock):
+            if now >= deadline and not await self._follow(clock):
                 return False

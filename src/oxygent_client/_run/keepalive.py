@@ -18,8 +18,7 @@ import attrs
 from oxygent_client._core.events import AnyEvent, ServerSentEvent
 from oxygent_client._core.per_loop import call_soon, this_loop
 from oxygent_client._core.tasks import spawn, wait_until_done
-from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader, StillWaiting
-from oxygent_client._run.state import Ended, NeedData
+from oxygent_client._run.event_reader import EventReader, StillWaiting
 
 T = TypeVar("T")
 
@@ -91,11 +90,11 @@ class PatientReader:
         self.patience = math.inf
         """How long `next` waits."""
         self._reader = reader
-        self._background: Background[ServerSentEvent | None] | None = None
+        self._background: Background[list[ServerSentEvent]] | None = None
         self._since = 0.0
         self._heartbeats = 0
 
-    async def next(self) -> ServerSentEvent | Ended | None:
+    async def next(self) -> list[ServerSentEvent]:
         """As `EventReader.next`.
 
         Raises:
@@ -103,13 +102,12 @@ class PatientReader:
         """
         reader = self._reader
         if self._background is None:
-            reader.steps += 1
-            if reader.steps >= CHECKPOINT_EVERY:
+            if reader.left <= 0:
                 await reader.breathe()
             now = reader.now()
-            step = reader.state.next_event(now)
-            if not isinstance(step, NeedData):
-                return step
+            events = reader.state.next_events(now, reader.left)
+            if events is not None:
+                return events
             self._since, self._heartbeats = now, reader.state.buffer.heartbeats
             self._background = Background(reader.next)
         try:

@@ -57,11 +57,11 @@ from oxygent_client._run.abandoned import AbandonedWatch, watch
 from oxygent_client._run.config import RunConfig
 from oxygent_client._run.connection import CLOSE_SECONDS, RunConnection
 from oxygent_client._run.event_buffer import Unread, sse_of
-from oxygent_client._run.event_reader import CHECKPOINT_EVERY, EventReader, StillWaiting
+from oxygent_client._run.event_reader import EventReader, StillWaiting
 from oxygent_client._run.reads import loop_clock
 from oxygent_client._run.received import PLAIN
 from oxygent_client._run.reported_errors import error_content, no_answer_error
-from oxygent_client._run.state import Ended, RunState
+from oxygent_client._run.state import RunState
 from oxygent_client._run.trace import TRACED, TraceCollector, status_of
 from oxygent_client._run.trace_claims import TraceIdClaims
 from oxygent_client._run.trace_ids import TRACE_IDS
@@ -128,7 +128,7 @@ class Run:
             connection=self._connection,
             observed=config.observed,
         )
-        self._ahead: list[AnyEvent] | tuple[()] = ()
+        self._ahead: list[AnyEvent] = []
         """Events that were taken from the buffer ahead of the reader, the next one last."""
         self._forwarded = FORWARDED if forwards(config.router, FORWARDED_TYPES) else NONE
         """Classes of the events whose routes matter only if the program listens."""
@@ -454,19 +454,17 @@ class Run:
         if self._reading or self._closed or not self._opened:
             self._refuse_to_read()
         ahead = self._ahead
-        event: AnyEvent | None
         self._reading = True
         try:
-            if ahead:
-                if self._now() >= self._state.deadline:
-                    raise self._state.timeout_error("total")
-                event = ahead.pop()
-            else:
+            if not ahead:
                 buffer = self._state.buffer
                 if self._waiting and (buffer.ready or not buffer.is_complete):  # else the run ends now
                     self._state.received.settle()
-                event = self._take(await (self._patient_reader or self._reader).next())
-            if event is not None:
+                ahead = self._take(await (self._patient_reader or self._reader).next())
+            elif self._now() >= self._state.deadline:
+                raise self._state.timeout_error("total")
+            if ahead:
+                event = ahead.pop()
                 is_heard = self._listener.hears(event)
                 if is_heard or event.problems or event.__class__ not in self._plain:
                     event = self._checked(event)
@@ -490,26 +488,21 @@ class Run:
                 self._read_over.set()
         raise StopAsyncIteration
 
-    def _take(self, sse: ServerSentEvent | Ended | None) -> AnyEvent | None:
-        """Take an event, and what was received with it ahead; return it, or None at the end of the run."""
-        if type(sse) is not ServerSentEvent:
-            return None
-        buffer, config, taken = self._state.buffer, self._config, [sse]
-        if buffer.ready:
-            taken += buffer.take_more(CHECKPOINT_EVERY - self._reader.steps)
-            self._reader.steps += len(taken) - 1
-        config.observed.taken += len(taken)
+    def _take(self, received: list[ServerSentEvent]) -> list[AnyEvent]:
+        """Take events ahead of the program; return them, the next one last."""
+        config, count = self._config, len(received)
+        self._reader.left -= count
+        config.observed.taken += count
         self._plain = NONE if config.schema else self._unrouted
-        events = to_events(taken, config.limits)
-        if len(events) > 1:
-            self._ahead = config.observed.ahead = events[:0:-1]
-        return events[0]
+        received.reverse()
+        self._ahead = config.observed.ahead = events = to_events(received, config.limits)
+        return events
 
     def _give_back(self) -> None:
         """Put events that were taken ahead back into the buffer."""
         self._config.observed.taken -= len(self._ahead)
         self._state.buffer.give_back(event.sse for event in self._ahead)
-        self._ahead = self._config.observed.ahead = ()
+        self._ahead.clear()
 
     @overload
     def events(self, *, keepalive: None = None) -> AsyncIterator[AnyEvent]: ...

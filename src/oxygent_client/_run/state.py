@@ -1,7 +1,7 @@
 """`RunState`: the state of one run. No I/O; the time is an argument.
 
-The caller does the I/O and reports it (`receive_data`, `receive_eof`, `timed_out`, `receive_record`). `next_event`
-gives the next event, `NeedData` with the time until which to wait for it, or `ENDED`.
+The caller does the I/O and reports it (`receive_data`, `receive_eof`, `timed_out`, `receive_record`). `next_events`
+gives the next events; where there are none yet, `need` gives the time until which to wait for them.
 
 Rule 1: each time-out of `Timeouts` has its error. What counts is time spent waiting: while the program holds an event
     nothing counts but `total`.
@@ -17,9 +17,7 @@ from __future__ import annotations
 import enum
 import math
 import operator
-from typing import TYPE_CHECKING, Final, TypeAlias
-
-import attrs
+from typing import TYPE_CHECKING, Final
 
 from oxygent_client._core.errors import (
     DeadlineExceededError,
@@ -66,31 +64,14 @@ class Verdict(enum.Enum):
     ENDED = enum.auto()
 
 
-class Ended(enum.Enum):
-    """No event follows: the run is complete."""
-
-    ENDED = enum.auto()
-
-
-@attrs.define
-class NeedData:
-    """All received events were handed out; `clock` fires at `deadline`, by the event loop's clock."""
-
-    deadline: float
-    clock: str
-    """`total`, `idle`, `silence`, `legacy` (a bare `done` was the end) or `record` (look up the record)."""
-
-
 _first: Final = operator.itemgetter(0)
-_new: Final = object.__new__
-Step: TypeAlias = ServerSentEvent | NeedData | Ended
 
 
 class RunState:
     """The state of one run; `attached` if it is a detached run, which was started before."""
 
     __slots__ = (
-        *("_counted", "_fingerprint", "_idle", "_requested", "_silence", "_since", "_without_event", "began"),
+        *("_counted", "_fingerprint", "_idle", "_quiet_since", "_requested", "_silence", "_since", "began"),
         *("buffer", "deadline", "is_astray", "is_silent", "received", "reconnect", "record", "timeouts"),
         *("tracker", "was_held_back"),
     )
@@ -114,8 +95,8 @@ class RunState:
         self.deadline = math.inf
         """When `total` fires."""
         self.began = 0.0
-        self._without_event = 0.0  # seconds without an event, of those spent waiting
-        self._counted = 0.0  # until when they were added up
+        self._counted = 0.0  # until when the caller has waited
+        self._quiet_since = 0.0  # since when no event was received, as if the caller had waited all the time
         self._since = 0.0  # since when no byte was received, of the time spent waiting
         self._requested: float | None = None  # when, until the first bytes: a proxy may hold back the headers, too
         self._fingerprint: int | None = None  # of the record when `idle` fired last, if no event was received since
@@ -152,24 +133,32 @@ class RunState:
     def restart(self, now: float, since: float) -> None:
         """The stream begins, or was waited for in vain; the time without an event counts from `since`."""
         self._counted = now
-        self._without_event = now - since
+        self._quiet_since = since
+
+    def ask(self, now: float) -> None:
+        """The program asks for events: only `total` counts what it has done since the last ones."""
+        self.resume(now)
+        self._since = now
 
     def resume(self, now: float) -> None:
         """The caller waits from now on."""
+        self._quiet_since += now - self._counted
         self._counted = now
 
     def count(self, now: float) -> None:
         """The caller has waited until now."""
-        self._without_event += now - self._counted
         self._counted = now
 
-    def receive_data(self, piece: bytes, now: float) -> tuple[str, ...]:
-        """Bytes were received; `next_event` gives the events in them.
+    @property
+    def _without_event(self) -> float:
+        """Seconds without an event, of those spent waiting."""
+        return self._counted - self._quiet_since
 
-        Returns what is to be logged: "first_event", "held_back" (a proxy keeps the stream).
+    def receive_data(self, piece: bytes, now: float) -> bool:
+        """Bytes were received; `next_events` gives the events in them.
+
+        Returns whether they are the first sign that a proxy holds back the stream (`was_held_back`).
         """
-        news: tuple[str, ...] = ()
-        self._without_event += now - self._counted
         self._counted = now
         buffer = self.buffer
         beats = buffer.heartbeats
@@ -177,17 +166,16 @@ class RunState:
             if self.is_silent:
                 self.is_silent = False
                 self.tracker.know(Outcome.STARTED)
-                news = ("first_event",)
-            self._without_event = 0.0
+            self._quiet_since = now
             self._fingerprint = None
-        if buffer.heartbeats - beats > 1:
+        is_sign = False
+        if buffer.heartbeats - beats > 1 and not self.was_held_back:
             since = self._since if self._requested is None else self._requested
-            if now - since > HELD_SECONDS:  # several at once, and not because the program did not read
-                news = news if self.was_held_back else (*news, "held_back")
-                self.was_held_back = True
+            # Several at once, and not because the program did not read.
+            is_sign = self.was_held_back = now - since > HELD_SECONDS
         self._requested = None
         self._since = now
-        return news
+        return is_sign
 
     def receive_eof(self, error: OxyError | None, now: float, clean: Redactor, *, was_interrupted: bool) -> Verdict:
         """The stream ended, by `error` or without one. `clean` redacts what an error quotes.
@@ -241,13 +229,13 @@ class RunState:
             if before == self._fingerprint:
                 more = ", twice, and meanwhile nothing moved in the server's record of the run"
                 raise self.timeout_error("idle", more)
-            self._without_event = 0.0  # it is at work, and quiet: `total` bounds that
+            self._quiet_since = self._counted  # it is at work, and quiet: `total` bounds that
         return Verdict.KEEP_READING
 
     def connection_lost(self, now: float) -> float:
         """Seconds to pause before reconnecting, without jitter; the part of an event that was received is lost."""
         assert self.reconnect is not None
-        self._counted = now
+        self.resume(now)
         return self.reconnect.broke()
 
     def connection_restored(self, now: float) -> None:
@@ -263,42 +251,35 @@ class RunState:
 
     # --- outputs ---
 
-    def next_event(self, now: float, *, is_waiting: bool = False) -> Step:
-        """The next event, `NeedData`, or `ENDED`.
-
-        With `is_waiting`, the time since the last data counts for `idle`: it was spent on decoding, not by the program.
+    def next_events(self, now: float, most: int) -> list[ServerSentEvent] | None:
+        """The next events, at most `most`; none if the run is complete, and None if it needs more bytes.
 
         Raises:
             OxyError: `total` is over, or the next event is too large.
         """
         if self.record is not None:
-            return Ended.ENDED
+            return []
         if now >= self.deadline:
             raise self.timeout_error("total")
         buffer = self.buffer
-        if buffer.ready or buffer.is_complete:
-            sse = buffer.take()
-            return Ended.ENDED if sse is None else sse
-        if not is_waiting:
-            self._counted = self._since = now
-        return self.need()
+        return buffer.take(most) if buffer.ready or buffer.is_complete else None
 
-    def need(self) -> NeedData:
-        """The time-out that fires next, if nothing is received."""
+    def need(self) -> tuple[float, str]:
+        """The time-out that fires next if nothing is received: when, by the event loop's clock, and its name.
+
+        That is `total`, `idle`, `silence`, `legacy` (a bare `done` was the end) or `record` (look up the record).
+        """
         buffer = self.buffer
         deadline, clock = self.deadline, "total"
-        without_event = self._counted - self._without_event
-        if (at := without_event + self._idle) < deadline:
+        if (at := self._quiet_since + self._idle) < deadline:
             deadline, clock = at, "idle"
         if buffer.heartbeats and (at := self._since + self._silence) < deadline:
             deadline, clock = at, "silence"
         if buffer.done is not None and buffer.holds_done and self.received.has_answer:
-            deadline, clock = min((deadline, clock), (without_event + LEGACY_SILENCE, "legacy"), key=_first)
+            deadline, clock = min((deadline, clock), (self._quiet_since + LEGACY_SILENCE, "legacy"), key=_first)
         if self.reconnect is not None and self.timeouts.lookup is not None and self.reconnect.check is not None:
-            deadline, clock = min((deadline, clock), (without_event + self.reconnect.check, "record"), key=_first)
-        need = _new(NeedData)  # as `NeedData(...)`, in a third of the time
-        need.deadline, need.clock = deadline, clock
-        return need
+            deadline, clock = min((deadline, clock), (self._quiet_since + self.reconnect.check, "record"), key=_first)
+        return deadline, clock
 
     def timeout_error(self, clock: str, more: str = "") -> OxyTimeoutError:
         """The error of a time-out."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,7 +11,7 @@ from oxygent_client._core.events import Answer
 from oxygent_client._core.redaction import scrub_json
 from oxygent_client._core.settings import Limits
 from oxygent_client._core.trace import Trace
-from oxygent_client._protocol.messages import to_event
+from oxygent_client._protocol.messages import to_events
 from oxygent_client._run.event_buffer import EventBuffer
 from oxygent_client._run.trace import TRACED, TraceCollector
 
@@ -37,12 +38,12 @@ def recorded_trace(
     collector.begin(0.0)
     for at, data in pieces:
         buffer.feed(data)
-        while (sse := buffer.take()) is not None:
-            event = to_event(sse, limits)
-            if event.__class__ in TRACED:
-                collector.note(event, at)
-            elif isinstance(event, Answer):
-                answer = event
+        while received := buffer.take(sys.maxsize):
+            for event in to_events(received, limits):
+                if event.__class__ in TRACED:
+                    collector.note(event, at)
+                elif isinstance(event, Answer):
+                    answer = event
     collector.end(ended_at)
     ending: tuple[CallStatus, str] = ("completed", "")
     if status not in (200, None):
