@@ -121,18 +121,20 @@ class CallbackDispatcher:
 
     def hears(self, event: Event) -> bool:
         """As `Listener.hears`."""
-        agent, kind = self.agent, event.type
+        agent = self.agent
         if (
-            (agent.event_handlers and kind is not None and kind in agent.event_handlers)
+            self._is_replaced
+            or (agent.event_handlers and event.type in agent.event_handlers)
             or agent.event_filter is not None
             or agent.sanitize is not None
-            or self._is_replaced
             or "send_message" in self._sent
             or self.request.mas is not None
         ):
             return True
-        name = _HOOKS.get(event.__class__, _CUSTOM)
-        return name in self._assigned or (name is not _CUSTOM and agent.progress_callback is not None)
+        hook = _HOOKS.get(event.__class__)
+        return (
+            _CUSTOM in self._assigned if hook is None else hook in self._assigned or agent.progress_callback is not None
+        )
 
     async def on_event(self, event: Event, action: Action) -> None:
         """As `Listener.on_event`."""

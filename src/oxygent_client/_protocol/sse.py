@@ -61,7 +61,7 @@ class Decoder:
 
     __slots__ = (
         *("_allowance", "_block_bytes", "_data", "_event", "_event_limit", "_failure", "_head", "_id", "_line"),
-        *("_line_limit", "_retry", "_retry_text", "_stray", "_stream_left", "_stream_limit", "_swallow_lf"),
+        *("_line_limit", "_retry", "_retry_text", "_skip", "_stray", "_stream_left", "_stream_limit"),
         *("comments", "held_bytes", "last_event_id", "names_events", "reconnection_time", "unnamed_events"),
     )
 
@@ -89,11 +89,11 @@ class Decoder:
         self._line_limit = sys.maxsize if limits.line_bytes is None else limits.line_bytes
         self._event_limit = sys.maxsize if limits.event_bytes is None else limits.event_bytes
         self._stream_limit = sys.maxsize if limits.stream_bytes is None else limits.stream_bytes
-        self._stream_left = self._stream_limit  # without the allowance
-        # So many bytes pass no limit, whatever they are. None do before a byte order mark is ruled in or out.
-        self._allowance = 0
-        self._head: bytes | None = b""  # what may still become a byte order mark; None once that is settled
-        self._swallow_lf = False  # the last byte was the CR of a line end
+        # So many bytes pass no limit, whatever they are.
+        self._allowance = min(self._line_limit, self._event_limit, self._stream_limit, _SLICE)
+        self._stream_left = self._stream_limit - self._allowance
+        self._skip = _BOM  # what is skipped if it follows; after the CR of a line end, its LF
+        self._head = b""  # the beginning of that
         self._line: bytes | bytearray = b""  # the line that has no end yet
         self._failure: TooLargeError | None = None
         self._stray = b""  # the beginning of the lines that are no field
@@ -136,6 +136,9 @@ class Decoder:
         if allowance < 0:
             return self._feed_within_limits(piece)
         self._allowance = allowance
+        if self._skip:
+            piece = self._skipped(piece)
+            size = len(piece)
         if _LF not in piece and _CR not in piece:
             held = self.held_bytes = self.held_bytes + size
             if held > _SHORT and isinstance(self._line, bytes):
@@ -143,10 +146,6 @@ class Decoder:
             self._line += piece
             return []
         events: list[ServerSentEvent] = []
-        if self._swallow_lf:
-            self._swallow_lf = False
-            if not self._line:  # nothing was fed since that CR
-                piece = piece.removeprefix(b"\n")
         if size > _LEAST:
             if self._block_bytes or self._line:  # a block has begun: it ends with the first blank line
                 blank = piece.find(b"\n\r\n") + 3
@@ -160,15 +159,13 @@ class Decoder:
         return events
 
     def _feed_within_limits(self, piece: bytes) -> list[ServerSentEvent]:
-        """Feed a piece that may pass a limit, is too large to be cut into lines at once, or begins the stream."""
+        """Feed a piece that may pass a limit, or is too large to be cut into lines at once."""
         if self._failure is not None:
             raise self._failure.with_traceback(None)
         events: list[ServerSentEvent] = []
         left = self._stream_left + self._allowance
         is_too_large, piece = len(piece) > left, piece[:left]
         left -= len(piece)
-        if self._head is not None:
-            piece = self._without_mark(self._head + piece)
         start = 0
         while start < len(piece):
             room = self._room()
@@ -184,13 +181,13 @@ class Decoder:
             start += room
         if is_too_large:
             raise self._failed(f"the stream is larger than Limits.stream_bytes ({self._stream_limit})", events)
-        self._allowance = 0 if self._head is not None else min(self._room(), left)
+        self._allowance = min(self._room(), left)
         self._stream_left = left - self._allowance
         return events
 
     def _room(self) -> int:
         """How many bytes can be taken at once, and make no line and no event too large, whatever they are."""
-        line_bytes = len(self._line)
+        line_bytes = len(self._line) + len(self._head)
         return min(self._line_limit - line_bytes, self._event_limit - self._block_bytes - line_bytes, _SLICE)
 
     def _failed(self, text: str, events: list[ServerSentEvent]) -> TooLargeError:
@@ -202,13 +199,14 @@ class Decoder:
         self._line, self._data, self.held_bytes = b"", None, 0
         return error
 
-    def _without_mark(self, head: bytes) -> bytes:
-        """The stream's first bytes without a byte order mark; empty until it is ruled in or out."""
-        if len(head) < len(_BOM) and _BOM.startswith(head):
-            self._head = head
+    def _skipped(self, piece: bytes) -> bytes:
+        """`piece` without what is to be skipped; empty while it may be a part of that."""
+        piece, skip = self._head + piece, self._skip
+        if len(piece) < len(skip) and skip.startswith(piece):
+            self._head = piece
             return b""
-        self._head = None
-        return head.removeprefix(_BOM)
+        self._head = self._skip = b""
+        return piece.removeprefix(skip)
 
     def _take_blocks(self, piece: bytes, events: list[ServerSentEvent]) -> bytes:
         """Take the first blocks of the usual shape, of a piece that begins with a block; return the rest of it.
@@ -261,7 +259,7 @@ class Decoder:
         rest = b""
         last = piece[-1]
         if last == _CR:
-            self._swallow_lf = True
+            self._skip = b"\n"
         elif last != _LF:
             rest = lines.pop()
         read = self._read

@@ -39,7 +39,7 @@ class ReceivedEvents:
     """The events that were received so far."""
 
     __slots__ = (
-        *("_dropped", "_kept", "_limits", "_most_bytes", "_most_events", "_size", "_texts", "answer", "error"),
+        *("_dropped", "_kept", "_limits", "_most_kept", "_most_size", "_size", "_texts", "answer", "error"),
         *("problem", "unread", "waiting"),
     )
 
@@ -52,7 +52,8 @@ class ReceivedEvents:
         self.problem: str = ""
         """Why the first of the messages that could not be read could not be."""
         self._limits = limits
-        self._most_events, self._most_bytes = limits.partial_events, limits.partial_bytes
+        # The events that are kept are trimmed when there are twice as many: to count bytes takes time.
+        self._most_kept, self._most_size = 2 * FIELDS * limits.partial_events, 2 * limits.partial_bytes
         # Events are made again when they are looked at: to keep what was parsed takes several times the memory, and
         # fresh memory takes as much time as to parse. Problems may be those of a schema, which is not asked twice.
         # The fields of the server-sent events, one after the other: the garbage collector walks objects, not texts.
@@ -94,16 +95,16 @@ class ReceivedEvents:
             size += len(data)
         self._size = size
         waiting.clear()
-        if len(kept) >= 2 * FIELDS * self._most_events or size >= 2 * self._most_bytes:
+        if len(kept) >= self._most_kept or size >= self._most_size:
             self._trim()
         return texts
 
     def _trim(self) -> None:
-        """Drop the oldest events beyond the limits. It is done for many at once: to count bytes takes time."""
-        kept = self._kept
-        first = max(len(kept) // FIELDS - self._most_events, 0)
+        """Drop the oldest events beyond the limits."""
+        kept, limits = self._kept, self._limits
+        first = max(len(kept) // FIELDS - limits.partial_events, 0)
         self._size = sum(map(len, map(str.encode, kept[FIELDS * first + 1 :: FIELDS])))
-        while self._size > self._most_bytes:
+        while self._size > limits.partial_bytes:
             self._size -= len(kept[FIELDS * first + 1].encode())
             first += 1
         del kept[: FIELDS * first]

@@ -137,8 +137,8 @@ class RunState:
 
     def ask(self, now: float) -> None:
         """The program asks for events: only `total` counts what it has done since the last ones."""
-        self.resume(now)
-        self._since = now
+        self._quiet_since += now - self._counted
+        self._counted = self._since = now
 
     def resume(self, now: float) -> None:
         """The caller waits from now on."""

@@ -81,19 +81,23 @@ class Texts:
                 if text and text.__class__ is str:
                     pieces.append(text)
                 else:  # `stream_end` has an empty piece
-                    self._log.append((of, by, ""))
+                    self._note((of, by, ""))
             elif cls is ToolCall:
                 self._join()
-                self._log.append(_call(event))
+                self._note(_call(event))
         if len(pieces) >= MOST_PIECES:
             self._join()
+
+    def _note(self, entry: tuple[Any, ...]) -> None:
+        self._log.append(entry)
         if len(self._log) >= LOG:
             self._sort()
 
     def _join(self) -> None:
         if self._pieces:
-            self._log.append((self._node, self._agent, "".join(self._pieces)))
+            text = "".join(self._pieces)
             self._pieces.clear()
+            self._note((self._node, self._agent, text))
 
     @property
     def answer(self) -> AnswerText:
