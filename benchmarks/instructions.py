@@ -118,7 +118,7 @@ def decoder(pieces: Iterable[bytes]) -> Callable[[], None]:
 
 def state(pieces: Iterable[bytes]) -> Callable[[], None]:
     """Decode and buffer events, with the clocks of a run, until they are handed out."""
-    from oxygent_client import Limits, ServerSentEvent, Timeouts
+    from oxygent_client import Limits, Timeouts
     from oxygent_client._run.state import RunState
 
     def work() -> None:
@@ -128,7 +128,7 @@ def state(pieces: Iterable[bytes]) -> Callable[[], None]:
         run.restart(0.0, 0.0)
         for now, piece in enumerate(pieces):
             run.receive_data(piece, now / 100)
-            while isinstance(run.next_event(now / 100), ServerSentEvent):
+            while run.next_events(now / 100, 64):
                 pass
 
     return work

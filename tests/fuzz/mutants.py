@@ -21,16 +21,16 @@ class CutLineEnds(Decoder):
     """Takes a CRLF in two chunks for two line ends."""
 
     def feed(self, piece: bytes, /) -> list[ServerSentEvent]:
-        self._swallow_lf = False
+        self._skip = self._skip.removeprefix(b"\n")
         return super().feed(piece)
 
 
 class CutMarks(Decoder):
     """Strips a byte order mark only if it is in one chunk."""
 
-    def _without_mark(self, head: bytes) -> bytes:
-        self._head = None
-        return head.removeprefix(b"\xef\xbb\xbf")
+    def _skipped(self, piece: bytes) -> bytes:
+        skip, self._skip = self._skip, b""
+        return piece.removeprefix(skip)
 
 
 class CutCharacters(Decoder):

@@ -100,7 +100,7 @@ class Run:
     __slots__ = (
         *("__weakref__", "_ahead", "_attempts", "_caller", "_claims", "_closed", "_config", "_connection", "_context"),
         *("_end_notified", "_error", "_forwarded", "_listener", "_now", "_opened", "_patient_reader", "_plain"),
-        *("_read_over", "_reader", "_reading", "_remote_trace_id", "_response", "_state", "_trace", "_unrouted"),
+        *("_read_over", "_reader", "_reading", "_remote_trace_id", "_response", "_state", "_trace"),
         *("_waiting", "_watch"),
     )
 
@@ -132,7 +132,8 @@ class Run:
         """Events that were taken from the buffer ahead of the reader, the next one last."""
         self._forwarded = FORWARDED if forwards(config.router, FORWARDED_TYPES) else NONE
         """Classes of the events whose routes matter only if the program listens."""
-        self._plain = self._unrouted = PLAIN if self._forwarded else NONE
+        self._plain = PLAIN if self._forwarded and not config.schema else NONE
+        """Classes of the events that are only noted, unless the program listens, or they have problems."""
         self._listener = config.listener
         self._waiting = self._state.received.waiting
         self._trace = TraceCollector()
@@ -460,7 +461,8 @@ class Run:
                 buffer = self._state.buffer
                 if self._waiting and (buffer.ready or not buffer.is_complete):  # else the run ends now
                     self._state.received.settle()
-                ahead = self._take(await (self._patient_reader or self._reader).next())
+                if received := await (self._patient_reader or self._reader).next():
+                    ahead = self._take(received)
             elif self._now() >= self._state.deadline:
                 raise self._state.timeout_error("total")
             if ahead:
@@ -493,7 +495,6 @@ class Run:
         config, count = self._config, len(received)
         self._reader.left -= count
         config.observed.taken += count
-        self._plain = NONE if config.schema else self._unrouted
         received.reverse()
         self._ahead = config.observed.ahead = events = to_events(received, config.limits)
         return events
@@ -740,8 +741,14 @@ class Run:
             watched, self._watch = self._watch, None
             assert watched is not None  # the block was entered
             watched.end()
-            said = {"end": end, "error": error, "response": self._response, "outcome": str(self.outcome)}
-            self._config.observed.note("ended", self._context, {**said, "seconds": self._seconds})
+            said = {
+                "end": end,
+                "error": error,
+                "response": self._response,
+                "outcome": str(self.outcome),
+                "seconds": self._seconds,
+            }
+            self._config.observed.note("ended", self._context, said)
             self._now = self._reader.now = anyio.current_time  # a run that is kept holds no event loop
 
     async def _close(self, error: BaseException | None, *, is_own: bool = True) -> None:
