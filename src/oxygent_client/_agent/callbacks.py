@@ -124,7 +124,7 @@ class CallbackDispatcher:
         agent = self.agent
         if (
             self._is_replaced
-            or (agent.event_handlers and event.type in agent.event_handlers)
+            or (agent.event_handlers and event.type is not None and event.type in agent.event_handlers)
             or agent.event_filter is not None
             or agent.sanitize is not None
             or "send_message" in self._sent
