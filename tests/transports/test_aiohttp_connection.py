@@ -1,4 +1,4 @@
-"""The connection of the transport over aiohttp, without a socket: pausing reads, and closing."""
+"""The connections and requests of the transport over aiohttp, without a socket: reads, pauses, closing, one write."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import aiohttp
 import attrs
 import pytest
+from yarl import URL
 
-from oxygent_client.transports.aiohttp import _Connection
+from oxygent_client.transports.aiohttp import _Connection, _Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -20,6 +21,16 @@ class Fake:
     """A transport of asyncio's that records its calls."""
 
     told: list[str] = attrs.field(factory=list[str])
+    written: list[bytes] = attrs.field(factory=list[bytes])
+    is_closed: bool = False
+
+    def write(self, data: bytes) -> None:
+        """Record what is written."""
+        self.written.append(data)
+
+    def is_closing(self) -> bool:
+        """Return whether nothing can be written any more."""
+        return self.is_closed
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: self.told.append(name)
@@ -170,5 +181,61 @@ def test_two_readers_of_a_body() -> None:
             _ = connection.news()
         connection.data_received(b"1\r\n6\r\n")
         assert waiting.done()
+
+    played(play)
+
+
+@attrs.define
+class Used:
+    """A connection of aiohttp's in use by a request; the request asks its connector whether it is kept."""
+
+    protocol: _Connection
+    force_close: bool = False
+
+    @property
+    def _connector(self) -> Used:
+        return self
+
+
+@pytest.mark.parametrize("is_paused", [False, True], ids=["writing", "paused"])
+@pytest.mark.parametrize("body", [b"", b"1", b"1" * 70_000], ids=len)
+def test_one_write(body: bytes, is_paused: bool) -> None:
+    """Head and body are written at once, also while writing pauses; later writes are the transport's own."""
+
+    async def play(connection: _Connection) -> None:
+        transport: Any = connection.transport
+        if is_paused:
+            connection.pause_writing()
+        names = {"accept": "*/*", "accept-encoding": "identity", "user-agent": "tests", "content-type": "text/plain"}
+        request = _Request(
+            "POST",
+            URL("http://agents.test/sse/chat"),
+            headers={"x-one": "1", **names},
+            data=body,
+            loop=asyncio.get_running_loop(),
+        )
+        before = len(asyncio.all_tasks())
+        await request.send(Used(connection))
+        assert is_paused or len(asyncio.all_tasks()) == before
+        await request.close()
+        assert connection.transport is transport
+        (written,) = transport.written
+        head, end, rest = written.partition(b"\r\n\r\n")
+        assert b"content-length: %d" % len(body) in head.lower()
+        assert (end, rest) == (b"\r\n\r\n", body)
+
+    played(play)
+
+
+def test_a_connection_that_is_lost_before_the_write() -> None:
+    """The request fails at once."""
+
+    async def play(connection: _Connection) -> None:
+        transport: Any = connection.transport
+        transport.is_closed = True
+        request = _Request("POST", URL("http://agents.test"), headers={}, data=b"1", loop=asyncio.get_running_loop())
+        with pytest.raises(aiohttp.ClientConnectionResetError):
+            await request.send(Used(connection))
+        assert transport.written == []
 
     played(play)

@@ -866,6 +866,16 @@ async def test_a_users_client(library: Library) -> None:
     assert error.outcome is Outcome.NOT_SENT
 
 
+@pytest.mark.parametrize("size", [1, 100_000])
+async def test_a_request_that_expects_an_interim_response(library: Library, size: int) -> None:
+    """Its body is sent without waiting for one."""
+    async with asking(library, play(ANSWER)) as (agent, server):
+        answered = await agent.ask("x" * size, headers={"expect": "100-continue"})
+        assert answered.output == "42"
+        assert json.loads(server.requests[0].body)["query"] == "x" * size
+        assert server.requests[0].headers["expect"] == "100-continue"
+
+
 async def test_statuses_with_a_users_client(library: Library) -> None:
     """A status is handed over, even if a session is set to raise it."""
     async with (

@@ -301,6 +301,52 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
         super().close()
 
 
+class _OneWrite:
+    """The transport of a connection until its next write, which takes a body along."""
+
+    __slots__ = ("_body", "_protocol", "_transport")
+
+    def __init__(self, protocol: Any, body: bytes) -> None:
+        self._protocol = protocol
+        self._transport = protocol.transport
+        self._body = body
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Write `data` and the body."""
+        self._protocol.transport = self._transport
+        self._transport.write(data + self._body)
+
+
+class _Request(aiohttp.ClientRequest):
+    """A request that leaves in one write. For a body, aiohttp starts a task, which waits for a turn of the loop."""
+
+    _rest = b""
+
+    def update_headers(self, headers: Any) -> None:
+        """Set the headers, whose names differ, at once; aiohttp adds one after the other."""
+        super().update_headers(None)
+        self.headers.update(headers)
+
+    def update_body_from_data(self, body: Any, *args: Any, **options: Any) -> None:
+        """Keep a body in memory: aiohttp is told of its length alone."""
+        if isinstance(body, bytes):
+            self.headers.setdefault("content-length", str(len(body)))
+            self._rest, body = body, None
+        super().update_body_from_data(body, *args, **options)
+
+    def update_expect_continue(self, expect: bool = False) -> None:
+        """Wait for no interim response: `Expect` is a header as any other, as over the other libraries."""
+
+    async def send(self, conn: Any) -> aiohttp.ClientResponse:
+        """Write the request."""
+        if self._rest:
+            conn.protocol.transport = _OneWrite(conn.protocol, self._rest)
+        return await super().send(conn)
+
+
 class _Chunks:
     """The chunks of a response."""
 
@@ -563,7 +609,11 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
         connector._factory = factory  # noqa: SLF001  (there is no public way)
         timeout = aiohttp.ClientTimeout(connect=self._connect)
         return aiohttp.ClientSession(
-            connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), **_OPTIONS
+            connector=connector,
+            timeout=timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            request_class=_Request,
+            **_OPTIONS,
         )
 
     @staticmethod
