@@ -222,11 +222,11 @@ def test_one_write(body: bytes, is_paused: bool) -> None:
         else:
             assert len(asyncio.all_tasks()) == before
         await request.close()
-        assert connection.transport is transport
         (written,) = transport.written
         head, end, rest = written.partition(b"\r\n\r\n")
         assert b"content-length: %d" % len(body) in head.lower()
         assert (end, rest) == (b"\r\n\r\n", body)
+        assert connection.transport is transport
 
     played(play)
 
