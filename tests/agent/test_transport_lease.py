@@ -118,6 +118,13 @@ async def test_closing(made: list[Made]) -> None:
     assert [each.closed for each in made] == [True, True]
 
 
+class Uncopied(FakeTransport):
+    """A transport that cannot be copied."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise AssertionError
+
+
 COPIES: Final[dict[str, Callable[[TransportPool], TransportPool]]] = {
     "pickle": lambda connections: pickle.loads(pickle.dumps(connections)),
     "deepcopy": copy.deepcopy,
@@ -128,6 +135,7 @@ COPIES: Final[dict[str, Callable[[TransportPool], TransportPool]]] = {
 async def test_copies(way: str, made: list[Made]) -> None:
     """A copy keeps no transport, and makes its own."""
     connections = TransportPool(Made)
+    connections.lease(Uncopied({}))
     connections.enter()
     clone = COPIES[way](connections)
     async with clone.lease(None) as lent:
@@ -177,18 +185,22 @@ async def test_a_chain_of_policies_is_built_once() -> None:
     """The chain of policies is built once for a kept transport, and again if the policies or the transport change."""
     pool, given, other, built = TransportPool(Made), FakeTransport({}), FakeTransport({}), list[FakeTransport]()
 
-    def chain(transport: Transport, policies: tuple[Policy, ...], lasting: Transport | None = given) -> Transport:
+    def chain(transport: Transport | None, *policies: Policy) -> Transport:
         def wrap(_transport: Transport, _policies: object) -> Transport:
             built.append(FakeTransport({}))
             return built[-1]
 
-        return pool.chain(transport, policies, wrap, given=lasting)
+        return pool.lease(transport, policies, wrap).transport
 
-    first = chain(given, (Retry(),))
-    assert chain(given, (Retry(),)) is first
-    assert chain(given, (Retry(attempts=7),)) is built[1]
-    assert chain(other, (Retry(attempts=7),), None) is built[2]
-    assert chain(other, (Retry(attempts=7),), None) is built[3]
-    assert chain(given, (Retry(attempts=7),)) is built[1]
+    pool.enter()
+    for transport in (given, None):
+        built.clear()
+        assert chain(transport, Retry()) is built[0]
+        assert chain(transport, Retry()) is built[0]
+        assert chain(transport, Retry(attempts=7)) is built[1]
+        assert chain(transport, Retry(attempts=7)) is built[1]
+    assert chain(other, Retry(attempts=7)) is built[2]
     await pool.aclose()
-    assert chain(given, (Retry(attempts=7),)) is built[4]
+    assert chain(other, Retry(attempts=7)) is built[3]
+    assert chain(None, Retry(attempts=7)) is built[4]
+    assert chain(None, Retry(attempts=7)) is built[5]

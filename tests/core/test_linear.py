@@ -356,6 +356,7 @@ async def test_copies_for_receivers(
         made.append("heard")
         return {"type": "x"}
 
+    await delivery.opened()
     await delivery.on_event(Custom("x", 1, received), Forward(None, forwarded))
     assert [*dict.fromkeys(made)] == copies
 
@@ -372,17 +373,13 @@ async def test_hooks_of_steps() -> None:
             assert event_data
 
     hooked = {
-        cls.__name__: [
-            name
-            for name in ("handle_tool_call_event", "handle_observation_event", "_process_custom_event")
-            if cls(server_url="https://remote.test").is_hooked(name)
-        ]
+        cls.__name__: {*cls(server_url="https://remote.test").replaced_hooks()}
         for cls in (SSEOxyGent, OfCalls, OfObservations)
     }
     assert hooked == {
-        "SSEOxyGent": [],
-        "OfCalls": ["handle_tool_call_event"],
-        "OfObservations": ["handle_observation_event"],
+        "SSEOxyGent": set(),
+        "OfCalls": {"handle_tool_call_event"},
+        "OfObservations": {"handle_observation_event"},
     }
 
 

@@ -56,7 +56,7 @@ def scripted(*steps: Any, **settings: Any) -> SyncSSEOxyGent:
 
 WITHOUT: Final = {
     "aclose": "close",
-    "is_hooked": "asked by a run, which belongs to the asynchronous agent",
+    "replaced_hooks": "asked by a run, which belongs to the asynchronous agent",
 }
 """Public names of the asynchronous class that the synchronous one lacks, with reasons."""
 NAMES: Final = sorted(

@@ -16,14 +16,14 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection,
 from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 import anyio
 import attrs
 
 from oxygent_client._agent import rules
 from oxygent_client._agent.call_options import make_options, make_request, with_options
-from oxygent_client._agent.callbacks import CallbackDispatcher
+from oxygent_client._agent.callbacks import HOOKS, CallbackDispatcher
 from oxygent_client._agent.remote_agent import RemoteAgent, single_attempt
 from oxygent_client._agent.request_builder import RequestBuilder, lookup_request
 from oxygent_client._agent.rules import EventFilter, EventHandler, ProgressCallback
@@ -105,6 +105,7 @@ class SSEOxyGent(RemoteAgent):
     """
 
     _live = ("_transports", "_catalog", "_stats", "_policies")
+    _HOOKS: ClassVar = HOOKS
 
     is_share_call_stack: bool = attrs.field(default=True, validator=FLAG)
     """Whether the call stack is sent to the remote. If not, the remote sees a plain user as its caller."""
@@ -224,10 +225,12 @@ class SSEOxyGent(RemoteAgent):
     async def _process_custom_event(self, event_data: Any, oxy_request: OxyRequest) -> None:
         """Handle a message that is no answer, tool call or observation: any JSON, or a text."""
 
-    def is_hooked(self, name: str) -> bool:
-        """Whether a subclass, or an assignment, replaced a method."""
-        cls = type(self)
-        return name in self.__dict__ or (cls is not SSEOxyGent and getattr(cls, name) is not getattr(SSEOxyGent, name))
+    def replaced_hooks(self) -> Collection[str]:
+        """The names of the hooks that a subclass, or an assignment, replaced."""
+        cls, assigned = type(self), HOOKS & self.__dict__.keys()
+        if cls is SSEOxyGent:
+            return assigned
+        return assigned | {name for name in HOOKS if getattr(cls, name) is not getattr(SSEOxyGent, name)}
 
     def set_progress_callback(self, callback: ProgressCallback | None) -> None:
         """Set `progress_callback`; None disables it.
@@ -499,7 +502,9 @@ class SSEOxyGent(RemoteAgent):
             share_data=self.share_data,
             limits=self.limits,
             catalog=self._catalog,
-            prepare_payload=self.prepare_payload if self.is_hooked("prepare_payload") else self._build_shared_payload,
+            prepare_payload=(
+                self.prepare_payload if "prepare_payload" in self.replaced_hooks() else self._build_shared_payload
+            ),
             prepare_headers=self.prepare_headers,
         )
 
@@ -709,10 +714,8 @@ class SSEOxyGent(RemoteAgent):
 
     def _lease(self) -> TransportLease:
         """Borrow a transport for one operation, with the agent's policies around it."""
-        lease = self._transports.lease(self.transport)
         policies = (self.retry, self._https_only, self.auth, *self.policies)
-        lease.transport = self._transports.chain(lease.transport, policies, self._wrapped, given=self.transport)
-        return lease
+        return self._transports.lease(self.transport, policies, self._wrapped)
 
     def _wrapped(self, transport: Transport, policies: tuple[Policy | None, ...]) -> Transport:
         given = [policy for policy in policies if policy is not None]

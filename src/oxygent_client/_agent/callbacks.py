@@ -10,7 +10,7 @@ Rule 4: an exception of the user's code becomes a `HandlerError`, with the excep
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final, Protocol, cast
 
 from oxygent_client._agent.rules import HANDLERS, SCHEMA, EventFilter, EventHandler, ProgressCallback
@@ -51,8 +51,8 @@ class AgentCallbacks(Protocol):
         """As `SSEOxyGent.schema`."""
         ...
 
-    def is_hooked(self, name: str) -> bool:
-        """Whether a hook was replaced."""
+    def replaced_hooks(self) -> Collection[str]:
+        """The names of the HOOKS that were replaced."""
         ...
 
 
@@ -62,11 +62,14 @@ _HOOKS: Final[Mapping[type[Event], str]] = {
 }
 """The hook of each class of events; all others but answers have `_CUSTOM`."""
 _CUSTOM: Final = "_process_custom_event"
-_METHODS: Final = (*_HOOKS.values(), _CUSTOM)
+_METHODS: Final = frozenset({*_HOOKS.values(), _CUSTOM})
+_PREPARATIONS: Final = frozenset({"prepare_payload", "prepare_headers"})
+_SET_PROGRESS: Final = "set_progress_callback"
+HOOKS: Final = _METHODS | _PREPARATIONS | {_SET_PROGRESS}
+"""The methods of an agent that may be replaced: overridden by a subclass, or assigned."""
 _OWN_SENDER: Final = cast("Any", OxyRequest).send_message
 _FILTER: Final = user_code_errors("the event filter")
 _SANITIZE: Final = user_code_errors("sanitize")
-_PREPARATIONS: Final = ("prepare_payload", "prepare_headers")
 
 
 class CallbackDispatcher:
@@ -86,13 +89,13 @@ class CallbackDispatcher:
         self._keywords: tuple[str, ...] = ()
         # Handlers that were checked; a check for each event would take too long.
         self._checked: dict[str, object] | None = None
-        # The hooks that the agent's class overrides; looked up once in a run.
-        self._hooks = tuple(filter(agent.is_hooked, _METHODS))
+        # The hooks that were replaced when the run began; what is assigned later is in `_assigned`.
+        self._hooks: Collection[str] = ()
         self._has_sender = cast("Any", type(request)).send_message is not _OWN_SENDER
-        self._is_replaced = bool(self._hooks) or self._has_sender
+        self._is_replaced = self._has_sender
 
-    def _check_hooks(self) -> None:
-        """Check what no assignment of a setting checks: members of mappings, and methods that were overridden.
+    def _take_hooks(self) -> None:
+        """Look up the hooks, and check what no assignment of a setting checks: these, and members of mappings.
 
         Raises:
             ConfigurationError: a function that is awaited is not async, or the other way round; the text names it.
@@ -102,11 +105,13 @@ class CallbackDispatcher:
             HANDLERS.check("event_handlers", agent.event_handlers)
         if agent.schema:
             SCHEMA.check("schema", agent.schema)
-        for name in _METHODS:
-            if name in self._hooks or name in self._assigned:
+        hooks = self._hooks = agent.replaced_hooks()
+        for name in hooks:
+            if name in _METHODS:
+                self._is_replaced = True
                 check_async(name, getattr(agent, name))
-        for name in filter(agent.is_hooked, _PREPARATIONS):
-            check_plain(name, getattr(agent, name))
+            elif name in _PREPARATIONS:
+                check_plain(name, getattr(agent, name))
 
     async def opened(self) -> None:
         """As `Listener.opened`.
@@ -114,7 +119,7 @@ class CallbackDispatcher:
         Raises:
             ConfigurationError: a function that is to be awaited is not async, or the other way round.
         """
-        self._check_hooks()
+        self._take_hooks()
         if self._is_forwarding():
             self._take_sender()
         await self._say("Starting remote execution...")
@@ -178,10 +183,13 @@ class CallbackDispatcher:
     def _hook(self, event: Event, action: Action) -> Callable[[Any, OxyRequest], Awaitable[None]] | None:
         """The hook for this event; None if it was not replaced, and so does nothing."""
         name = _HOOKS.get(event.__class__, _CUSTOM)
-        if not (name in self._assigned or name in self._hooks) or (name is _CUSTOM and isinstance(action, SetAnswer)):
+        if not self._is_hooked(name) or (name is _CUSTOM and isinstance(action, SetAnswer)):
             return None
         hook: Callable[[Any, OxyRequest], Awaitable[None]] = getattr(self.agent, name)
         return hook
+
+    def _is_hooked(self, name: str) -> bool:
+        return name in self._assigned or name in self._hooks
 
     def _is_forwarding(self) -> bool:
         """Whether `send_message` has an effect: it was replaced, or the request belongs to a program."""
@@ -224,7 +232,7 @@ class CallbackDispatcher:
     async def _say(self, text: str) -> None:
         callback = self.agent.progress_callback
         # A class with its own `set_progress_callback` reports progress itself, as one of the documentation does.
-        if callback is not None and not self.agent.is_hooked("set_progress_callback"):
+        if callback is not None and not self._is_hooked(_SET_PROGRESS):
             with user_code_errors("the progress callback"):
                 await callback(text)
 

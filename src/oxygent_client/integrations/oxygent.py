@@ -15,7 +15,7 @@ import asyncio
 import copy
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
@@ -129,8 +129,13 @@ class _Inside(oxygent_client.SSEOxyGent):
     def prepare_headers(self, oxy_request: OxyRequest) -> dict[str, str]:
         return self._outside.prepare_headers(_real(oxy_request))
 
-    def is_hooked(self, name: str) -> bool:
-        return getattr(getattr(self._outside, name), "__func__", None) is not getattr(SSEOxyGent, name)
+    def replaced_hooks(self) -> Collection[str]:
+        outside = self._outside
+        return {
+            name
+            for name in self._HOOKS
+            if getattr(getattr(outside, name), "__func__", None) is not getattr(SSEOxyGent, name)
+        }
 
     async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
         await self._outside.handle_tool_call_event(event_data, _real(oxy_request))

@@ -95,8 +95,13 @@ class _Agent(SSEOxyGent):
         hook = self._face._process_custom_event  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  (the documentation's)
         await as_async(hook)(event_data, oxy_request)
 
-    def is_hooked(self, name: str) -> bool:
-        return getattr(getattr(self._face, name), "__func__", None) is not getattr(SyncSSEOxyGent, name)
+    def replaced_hooks(self) -> Collection[str]:
+        face = self._face
+        return {
+            name
+            for name in self._HOOKS
+            if getattr(getattr(face, name), "__func__", None) is not getattr(SyncSSEOxyGent, name)
+        }
 
 
 def _with_async_sender(request: OxyRequest) -> OxyRequest:
