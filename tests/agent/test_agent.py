@@ -285,6 +285,7 @@ async def test_wrong_arguments(arguments: dict[str, Any]) -> None:
         ("from_trace_id must be ", {"from_trace_id": b"x"}),
         ("group_id must be ", {"group_id": str}),
         ("idempotent must be ", {"idempotent": "no"}),
+        ("idempotent must be ", {"idempotent": 0}),
     ],
 )
 async def test_invalid_options_of_a_call(said: str, fields: dict[str, Any], call: str) -> None:

@@ -9,7 +9,7 @@ import copy
 import gc
 import pickle
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 import pytest

@@ -244,6 +244,7 @@ class RegistryMachine(RuleBasedStateMachine):
         super().__init__()
         self.registry = TraceIdRegistry()
         self.running: list[TraceIdLease] = []
+        self.places: dict[TraceIdLease, tuple[str, str]] = {}
         self.left: set[tuple[str, str]] = set()
         self.names: dict[tuple[str, str], str] = {}
 
@@ -252,11 +253,12 @@ class RegistryMachine(RuleBasedStateMachine):
         """Start a run: it gets the caller's id exactly if that is free."""
         claim = self.registry.claim(url, trace_id)
         key, remote = (url, trace_id), (url, claim.remote)
-        running = {(other.base_url, other.remote) for other in self.running}
+        running = {self.places[other] for other in self.running}
         assert (key not in running and key not in self.left) == (claim.remote == trace_id)
         assert remote not in running
         assert remote not in self.left
         self.running.append(claim)
+        self.places[claim] = remote
         self.names[key] = claim.remote
 
     @precondition(lambda self: self.running)
@@ -266,7 +268,7 @@ class RegistryMachine(RuleBasedStateMachine):
         claim = self.running.pop(which % len(self.running))
         self.registry.release(claim, ran=ran, closed=closed)
         if ran and not closed:
-            self.left.add((claim.base_url, claim.remote))
+            self.left.add(self.places[claim])
 
     @invariant()
     def names_are_known(self) -> None:

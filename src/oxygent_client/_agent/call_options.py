@@ -31,11 +31,9 @@ def make_request(query: str | OxyRequest, **options: Any) -> OxyRequest:
     Raises:
         ConfigurationError: the query or an option is invalid, or a request has options beside it.
     """
-    given = dict[str, Any]()
-    for name, value in options.items():
-        if value is not _DEFAULTS[name]:
-            given[name] = value
-    if given:
+    given: dict[str, Any] = {}
+    if options != _DEFAULTS or options["idempotent"] is not False:  # 0 equals False, and is no flag
+        given = {name: value for name, value in options.items() if value is not _DEFAULTS[name]}
         check_each(given, _RULES)
         given = {name: value for name, value in given.items() if value not in _EMPTY}
     if isinstance(query, OxyRequest):

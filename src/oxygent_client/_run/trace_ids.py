@@ -36,27 +36,23 @@ class TraceIdLease:
     It does not change; it is not frozen, since attrs sets each field of a frozen instance by a call.
     """
 
-    base_url: str
+    key: Key
+    """The server, and the id of the run there."""
     remote: str
-    """The id of the run at the server."""
+    """That id."""
     trace_id: str = ""
     """The caller's id of the run; empty for a run that another program started."""
     node_id: str = ""
     """The caller's own node of the call."""
-    server: str = attrs.field(
-        default=attrs.Factory(lambda self: server_identity(self.base_url), takes_self=True), repr=False
-    )
-    """Return the key of a server, the same for every spelling of its URL."""
 
 
 class _Held(weakref.ref[TraceIdLease]):
-    """A lease in flight, and its data for when it is garbage-collected."""
+    """A lease in flight, and its key, and its call if that has a node, for when it is garbage-collected."""
 
-    __slots__ = ("key", "node_id", "trace_id")
+    __slots__ = ("call", "key")
 
     key: Key
-    trace_id: str
-    node_id: str
+    call: Key | None
 
 
 @attrs.define(eq=False, repr=False)
@@ -83,36 +79,32 @@ class TraceIdRegistry:
         before.
         """
         with self._lock:
-            claim = self._claim(base_url, trace_id, trace_id, node_id)
-            self._name(claim, claim.remote)
-            return claim
+            return self._claim(base_url, trace_id, trace_id, node_id)
 
     def claim_at(self, base_url: str, first: TraceIdLease) -> TraceIdLease:
         """Lease the id at a replica for a run whose id at the cluster is `first`."""
         with self._lock:
-            claim = self._claim(base_url, first.remote, first.trace_id, first.node_id)
-            self._name(claim, claim.remote)
-            return claim
+            return self._claim(base_url, first.remote, first.trace_id, first.node_id)
 
     def name(self, claim: TraceIdLease, remote: str) -> None:
         """Record the server's id of the last run with this lease's trace id."""
         with self._lock:
-            self._name(claim, remote)
+            self._name(claim.key[0], claim.trace_id, remote)
 
     def hold(self, base_url: str, remote: str) -> TraceIdLease | None:
         """Lease the server's id of a run, to read its events; None if it is being read already."""
         with self._lock:
             self._take_back()
-            return None if _key(base_url, remote) in self._in_flight else self._hold(TraceIdLease(base_url, remote))
+            key = server_identity(base_url), remote
+            return None if key in self._in_flight else self._hold(TraceIdLease(key, remote), None)
 
     def release(self, claim: TraceIdLease, *, ran: bool, closed: bool) -> None:
         """End a lease; `ran` if the run may have run, `closed` if its close event was received and no event is left."""
         with self._lock:
-            key = claim.server, claim.remote
-            held = self._in_flight.get(key)
+            held = self._in_flight.get(claim.key)
             if held is None or held() is not claim:  # a claim of the process from which this one was forked
                 return
-            del self._in_flight[key]
+            del self._in_flight[claim.key]
             self._note(held, ran=ran, closed=closed)
 
     def after_fork(self) -> None:
@@ -132,24 +124,23 @@ class TraceIdRegistry:
     def _claim(self, base_url: str, wanted: str, trace_id: str, node_id: str) -> TraceIdLease:
         if self._lost:
             self._take_back()
-        server = server_identity(base_url)
-        key, remote = (server, wanted), wanted
-        if key in self._in_flight or key in self._soiled or _call(server, trace_id, node_id) in self._calls:
+        server, remote = server_identity(base_url), wanted
+        key, call = (server, wanted), (server, f"{trace_id} {node_id}")
+        if key in self._in_flight or key in self._soiled or call in self._calls:
             remote = f"{trace_id}-{new_id(12)}"
-        return self._hold(TraceIdLease(base_url, remote, trace_id, node_id, server))
+            key = server, remote
+        self._name(server, trace_id, remote)
+        return self._hold(TraceIdLease(key, remote, trace_id, node_id), call if node_id else None)
 
-    def _name(self, claim: TraceIdLease, remote: str) -> None:
-        key = claim.server, claim.trace_id
-        if remote == claim.trace_id:
-            self._renamed.pop(key, None)
-        else:
-            _keep(self._renamed, key, remote, self.size)
+    def _name(self, server: str, trace_id: str, remote: str) -> None:
+        if remote != trace_id:
+            _keep(self._renamed, (server, trace_id), remote, self.size)
+        elif self._renamed:
+            self._renamed.pop((server, trace_id), None)
 
-    def _hold(self, claim: TraceIdLease) -> TraceIdLease:
-        held = _Held(claim, self._lose)
-        held.key = claim.server, claim.remote
-        held.trace_id, held.node_id = claim.trace_id, claim.node_id
-        self._in_flight[held.key] = held
+    def _hold(self, claim: TraceIdLease, call: Key | None) -> TraceIdLease:
+        held = self._in_flight[claim.key] = _Held(claim, self._lose)
+        held.key, held.call = claim.key, call
         return claim
 
     def _take_back(self) -> None:
@@ -163,22 +154,13 @@ class TraceIdRegistry:
     def _note(self, held: _Held, *, ran: bool, closed: bool) -> None:
         if ran and not closed:
             _keep(self._soiled, held.key, None, self.size)
-        if ran and held.node_id:
-            _keep(self._calls, _call(held.key[0], held.trace_id, held.node_id), None, self.size)
+        if ran and held.call is not None:
+            _keep(self._calls, held.call, None, self.size)
 
     def remote_name(self, base_url: str, trace_id: str) -> str:
         """Return the server's id of the last run with the caller's `trace_id`."""
         with self._lock:
-            return self._renamed.get(_key(base_url, trace_id), trace_id)
-
-
-def _key(base_url: str, trace_id: str) -> Key:
-    """One server is one server, however its URL is spelled."""
-    return server_identity(base_url), trace_id
-
-
-def _call(server: str, trace_id: str, node_id: str) -> Key:
-    return server, f"{trace_id} {node_id}"
+            return self._renamed.get((server_identity(base_url), trace_id), trace_id)
 
 
 def _keep(table: OrderedDict[K, V], key: K, value: V, size: int) -> None:
