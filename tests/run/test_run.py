@@ -478,6 +478,7 @@ async def test_final_response() -> None:
 
 MANY: Final = [progress(n) for n in range(1203)]
 WIDE: Final = [message("é" * 1000) for _ in range(600)]  # 2,000 bytes each: 524 of them are within 1 MiB
+DEEP: Final = message("[" * 99 + "]" * 99)
 KEPT: Final[dict[str, tuple[Sequence[Step], Limits, tuple[int, int, str, Any]]]] = {
     # case: (the steps, limits, (events kept, events dropped, text, answer))
     "nothing": ([], Limits(), (0, 0, "", None)),
@@ -487,6 +488,8 @@ KEPT: Final[dict[str, tuple[Sequence[Step], Limits, tuple[int, int, str, Any]]]]
     "few": ([delta("a"), answer(1), delta("b")], Limits(partial_events=1), (1, 2, "ab", 1)),
     "one too large": ([delta("a" * 99), delta("b")], Limits(partial_bytes=100), (1, 1, "a" * 99 + "b", None)),
     "nothing fits": ([delta("a" * 99)], Limits(partial_bytes=10), (0, 1, "a" * 99, None)),
+    "a problem": ([delta("a"), DEEP, delta("b")], Limits(depth=50), (3, 0, "ab", None)),
+    "a problem that does not fit": ([DEEP], Limits(depth=50, partial_bytes=10), (0, 1, "", None)),
 }
 
 
@@ -507,7 +510,7 @@ NOT_HANDED_OUT: Final[dict[str, tuple[bytes, list[tuple[str, Any]], Outcome]]] =
     "running": (PIECE, [("Progress", 2), ("Answer", 3)], Outcome.STARTED),
     "over": (PIECE + close() + answer("late"), [("Progress", 2), ("Answer", 3)], Outcome.COMPLETED),
     "too deep": (
-        PIECE + message("[" * 99 + "]" * 99) + progress(4),
+        PIECE + DEEP + progress(4),
         [("Progress", 2), ("Answer", 3), ("Text", "[" * 99 + "]" * 99), ("Progress", 4)],
         Outcome.STARTED,
     ),
