@@ -25,7 +25,7 @@ from oxygent_client._run.abandoned import forget, sweep, watch
 from oxygent_client._run.outcome import OutcomeTracker
 from oxygent_client.policies import ConcurrencyLimit
 from oxygent_client.telemetry._observers import RunObservation
-from oxygent_client.testing import FakeTransport, Reply, answer, close, pause, tool_call
+from oxygent_client.testing import FakeTransport, Reply, answer, close, pause, progress, tool_call
 from oxygent_client.transports import Context
 from tests.conftest import ROOT
 from tests.support.plain import plain
@@ -309,6 +309,20 @@ def test_a_reader_in_a_loop_that_was_closed() -> None:
     assert not reading.done()
     with suppress(RuntimeError):  # a coroutine that waits for its connection to close, in a loop that no longer runs
         reading.get_coro().close()
+
+
+async def test_events_that_the_wait_of_an_abandoned_run_has_found() -> None:
+    """Events that were received between two heartbeats are the next reader's if the run is abandoned."""
+    first = Reply((pause(20), progress(1) + progress(2), pause(1000)))
+    transport = FakeTransport({"/async/trace": [first, ANSWER], "/async/chat": Reply.json({"code": 200, "data": {}})})
+    agent = plain(server_url=URL, transport=transport)
+    token = (await agent.start("hi")).to_token()
+    abandoned = await agent.attach(token).__aenter__()
+    assert isinstance(await anext(aiter(abandoned.events(keepalive=15))), Heartbeat)
+    await anyio.sleep(10)
+    abandoned.abandon()
+    async with agent.attach(token) as run:
+        assert [event.content async for event in run] == [1, 2, "42"]
 
 
 def test_runs_of_the_parent_process() -> None:

@@ -150,6 +150,33 @@ async def test_cancellation_during_the_wait() -> None:
         _ = run.response
 
 
+async def test_a_cancellation_after_the_wait_has_found_events() -> None:
+    """Events that were received while the program had a heartbeat are part of the partial result."""
+    run, _ = stream(progress(0), pause(20), progress(1) + progress(2), *FOREVER)
+    with anyio.CancelScope() as scope:
+        async with run:
+            items = run.events(keepalive=15)
+            assert [brief(await anext(items)) for _ in range(2)] == [0, Heartbeat(15, 0)]
+            await anyio.sleep(10)
+            scope.cancel()
+            await anext(items)
+    assert [event.content for event in run.partial.events] == [0, 1, 2]
+
+
+async def test_leaving_after_the_wait_has_found_events() -> None:
+    """Events of a detached run that were received while the program had a heartbeat are its next reader's."""
+    first = Reply((pause(20), progress(1) + progress(2), *FOREVER))
+    second = Reply((answer("42"), close()))
+    transport = FakeTransport({"/async/chat": Reply.json({"code": 200, "data": {}}), "/async/trace": [first, second]})
+    agent = plain(server_url=URL, transport=transport)
+    token = (await agent.start("hi")).to_token()
+    async with agent.attach(token) as run:
+        assert isinstance(await anext(aiter(run.events(keepalive=15))), Heartbeat)
+        await anyio.sleep(10)
+    async with agent.attach(token) as run:
+        assert [event.content async for event in run] == [1, 2, "42"]
+
+
 async def test_another_task_leaves_the_run() -> None:
     """The wait ends with the error that says so."""
     run, transport = stream(*FOREVER)

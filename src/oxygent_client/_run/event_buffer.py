@@ -158,9 +158,9 @@ class EventBuffer:
             self.ready.append(sse)
 
     def take(self, most: int) -> list[ServerSentEvent]:
-        """The next events, at most `most`; fewer if they are large.
+        """The next events, at most `most`, and fewer if they are large.
 
-        None at the end (`is_closed`), or if more bytes are needed.
+        The list is empty at the end (`is_closed`), and if more bytes are needed.
 
         Raises:
             TooLargeError: the next event is too large.

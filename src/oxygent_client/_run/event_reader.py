@@ -127,7 +127,7 @@ class EventReader:
         observed.note("streaming", self.context, {"url": redact_url(sent.url), "seconds": seconds})
 
     async def next(self) -> list[ServerSentEvent]:
-        """Wait for the next events; there are none if the run has ended, by its stream or by its record.
+        """Wait for the next events: an empty list if the run has ended, by its stream or by its record.
 
         Raises:
             OxyError: the stream ended before the run, or a time-out fired.

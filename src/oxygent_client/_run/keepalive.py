@@ -3,7 +3,7 @@
 Rule 1: the wait goes on in a task of its own while the program has a `Heartbeat`: a read that was cancelled would have
     lost its connection. Everything else (routing, callbacks, the end) stays in the task of the reader.
 Rule 2: the task ends before the connection is closed: when the reader is cancelled, the block is left, or the run is
-    dropped.
+    dropped. Events that it has found by then are not lost.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Background(Generic[T]):
         self._ended = anyio.Event()
         self._scope = anyio.CancelScope()
         self._loop = this_loop()
-        self._results: list[T] = []
+        self.results: list[T] = []
+        """What the function returned, once it has."""
         self._error: Exception | None = None
         self._task = spawn(self._run)
         if self._task is not None:
@@ -51,7 +52,7 @@ class Background(Generic[T]):
     async def _run(self) -> None:
         try:
             with self._scope:
-                self._results.append(await self._function())
+                self.results.append(await self._function())
         except Exception as error:  # noqa: BLE001  (raised in the caller's task)
             self._error = error
         finally:
@@ -67,7 +68,7 @@ class Background(Generic[T]):
         """What the function returned; or its exception is raised."""
         if self._error is not None:
             raise self._error
-        return self._results[0]
+        return self.results[0]
 
     def drop(self) -> None:
         """Cancel it from any thread, without waiting for its end."""
@@ -134,9 +135,18 @@ class PatientReader:
 
     async def cancel(self) -> None:
         """End the wait."""
+        if self._background is not None:
+            try:
+                await self._background.cancel()
+            finally:
+                self.give_back()
+
+    def give_back(self) -> None:
+        """Put the events that the wait has found back into the buffer: it has ended, and nobody takes them."""
         background, self._background = self._background, None
         if background is not None:
-            await background.cancel()
+            for events in background.results:
+                self._reader.state.buffer.give_back(reversed(events))
 
 
 class EventsWithHeartbeats:

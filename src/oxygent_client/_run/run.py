@@ -428,6 +428,8 @@ class Run:
 
     def abandon(self) -> None:
         """End the run without closing its connection, which is gone with its event loop."""
+        if self._patient_reader is not None:
+            self._patient_reader.give_back()
         self._give_back()
         self._set_aside()
         self._closed = True

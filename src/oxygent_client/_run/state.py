@@ -252,7 +252,7 @@ class RunState:
     # --- outputs ---
 
     def next_events(self, now: float, most: int) -> list[ServerSentEvent] | None:
-        """The next events, at most `most`; none if the run is complete, and None if it needs more bytes.
+        """The next events, at most `most`: an empty list if the run is complete, None if more bytes are needed.
 
         Raises:
             OxyError: `total` is over, or the next event is too large.
