@@ -14,7 +14,7 @@ import anyio
 import attrs
 import pytest
 
-from oxygent_client import Event, HTTPResponse, Outcome, OxyRequest, Timeouts, errors
+from oxygent_client import Event, HTTPResponse, Outcome, OxyRequest, SSEOxyGent, Timeouts, errors
 from oxygent_client.testing import (
     FakeTransport,
     Reply,
@@ -202,6 +202,15 @@ async def test_the_deadline_of_a_request(total: float | None) -> None:
     transport = FakeTransport.script(*END)
     await timed(transport, clock(total=total))
     assert [request.context.deadline for request in transport.requests] == [deadline]
+
+
+async def test_idle_stands_still_between_attempts() -> None:
+    """`idle` counts while a request waits for its headers, and not while the next attempt is waited for."""
+    refused = Reply(status=503, headers={"retry-after": "50"})
+    transport = FakeTransport({"/sse/chat": [refused, Reply((pause(20), *END))]})
+    agent, began = SSEOxyGent(server_url=URL, transport=transport, timeouts=clock(idle=30)), anyio.current_time()
+    assert (await agent.ask("hi")).output == "42"
+    assert anyio.current_time() - began >= 70
 
 
 async def test_idle_after_a_legacy_done() -> None:
