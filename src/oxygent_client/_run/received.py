@@ -7,9 +7,7 @@ Rule 2: what only a reader of `texts` or `partial` needs waits until it is read,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import chain
-from operator import attrgetter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from oxygent_client._core.events import (
@@ -33,7 +31,6 @@ PLAIN: Final[frozenset[type[Event]]] = frozenset({Progress, TextDelta, Thought})
 """The classes of events that only `texts` and `partial` take note of."""
 FIELDS: Final = 4
 """So many of an event are kept: its name (the event itself, if it has problems), its data, its id and `retry`."""
-_FIELDS: Final = cast("Callable[[Event], tuple[Any, ...]]", attrgetter("sse.event", "sse.data", "sse.id", "sse.retry"))
 MOST_WAITING: Final = 64
 """How many events wait: what was made of them takes several times the memory."""
 
@@ -93,13 +90,16 @@ class ReceivedEvents:
             from oxygent_client._run.texts import Texts
 
             self._texts, self._kept = Texts(), []
-        waiting, texts, kept = self.waiting, self._texts, self._kept
+        waiting, texts, kept, size = self.waiting, self._texts, self._kept, self._size
         texts.add(waiting)
-        before = len(kept)
-        kept += chain.from_iterable(map(_FIELDS, waiting))
-        self._size += sum(map(len, kept[before + 1 :: FIELDS]))
+        for event in waiting:  # an `attrgetter` takes three times as long
+            sse = event.sse
+            data = sse.data
+            kept += (sse.event, data, sse.id, sse.retry)
+            size += len(data)
+        self._size = size
         waiting.clear()
-        if len(kept) >= self._most_kept or self._size >= self._most_size:
+        if len(kept) >= self._most_kept or size >= self._most_size:
             self._trim()
         return texts
 
