@@ -29,20 +29,20 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parent.parent
 BUILTIN: Final = "OxyGent 1.1.3"
-ALL: Final = ("idle", "burst", "batch", "calls", "paced")
+ALL: Final = ("burst", "batch", "calls", "paced")
 """Paced streams are last: a pool that then holds 200 connections makes each call of httpx several times as slow."""
+IDLE: Final = ("idle",)
+"""In a process of its own: what many streams leave behind lies all over the memory, and slows down what follows."""
+LIBRARIES: Final = ("bare httpx", "httpx", "bare httpx2", "httpx2", "bare aiohttp", "aiohttp")
 SOME: Final = ("burst", "batch", "calls")
 HEARD: Final = ("burst", "batch")
 PLAN: Final = (
     # the event loop, the client, what is measured
-    *(("asyncio", name, ALL) for name in ("bare httpx", "httpx", "bare httpx2", "httpx2", "bare aiohttp", "aiohttp")),
-    ("asyncio", BUILTIN, ALL),
+    *(("asyncio", name, columns) for columns in (IDLE, ALL) for name in (*LIBRARIES, BUILTIN)),
     *(("asyncio", f"{name}, {heard}", HEARD) for name in ("httpx", "aiohttp") for heard in report.HEARD),
     *(("asyncio", name, SOME) for name in ("bare in process", "in process")),
-    *(("uvloop", name, SOME) for name in ("bare httpx", "httpx", "bare httpx2", "httpx2", "bare aiohttp", "aiohttp")),
-    *(("uvloop", name, SOME) for name in ("bare in process", "in process")),
-    *(("trio", name, SOME) for name in ("bare httpx", "httpx", "bare httpx2", "httpx2")),
-    *(("trio", name, SOME) for name in ("bare in process", "in process")),
+    *(("uvloop", name, SOME) for name in (*LIBRARIES, "bare in process", "in process")),
+    *(("trio", name, SOME) for name in (*LIBRARIES[:4], "bare in process", "in process")),
 )
 
 PROGRAMS: Final = {
