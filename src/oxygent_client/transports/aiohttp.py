@@ -380,7 +380,7 @@ class _Chunks:
         try:
             if connection is not None and connection.body is content and content.total_bytes == self._taken:
                 await connection.news()
-            piece: bytes = await content.readany()
+            piece: bytes = content.read_nowait() or await content.readany()
         except Exception as error:  # noqa: BLE001  (it is mapped)
             piece = self._rest(error)
         if not piece:
