@@ -231,12 +231,15 @@ def test_one_write(body: bytes, is_paused: bool) -> None:
     played(play)
 
 
-def test_a_connection_that_is_lost_before_the_write() -> None:
-    """The request fails at once."""
+@pytest.mark.parametrize("is_noticed", [False, True], ids=["closing", "lost"])
+def test_a_connection_that_is_lost_before_the_write(is_noticed: bool) -> None:
+    """The request fails at once, and nothing is written."""
 
     async def play(connection: _Connection) -> None:
         transport: Any = connection.transport
         transport.is_closed = True
+        if is_noticed:
+            connection.connection_lost(None)
         request = _Request("POST", URL("http://agents.test"), headers={}, data=b"1", loop=asyncio.get_running_loop())
         with pytest.raises(aiohttp.ClientConnectionResetError):
             await request.send(Used(connection))

@@ -342,7 +342,7 @@ class _Request(aiohttp.ClientRequest):
 
     async def send(self, conn: Any) -> aiohttp.ClientResponse:
         """Write the request."""
-        if self._rest:
+        if self._rest and conn.protocol.transport is not None:  # else aiohttp raises
             conn.protocol.transport = _OneWrite(conn.protocol, self._rest)
         return await super().send(conn)
 
