@@ -314,6 +314,10 @@ class _OneWrite:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
+    def is_closing(self) -> bool:
+        """As that of the transport; each request asks, and `__getattr__` takes longer than all the rest."""
+        return bool(self._transport.is_closing())
+
     def write(self, data: bytes) -> None:
         """Write `data` and the body."""
         self._protocol.transport = self._transport
