@@ -19,7 +19,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final
@@ -874,6 +874,18 @@ async def test_a_request_that_expects_an_interim_response(library: Library, size
         assert answered.output == "42"
         assert json.loads(server.requests[0].body)["query"] == "x" * size
         assert server.requests[0].headers["expect"] == "100-continue"
+
+
+async def test_a_request_that_is_sent_again(library: Library) -> None:
+    """Where a library sends an idempotent request again by itself, it is the whole request."""
+    transport = library.transport(trust_env=False)
+    async with serving(play(document(b"{}"), [CLOSE], document(b"{}"))) as server:
+        for _ in range(2):
+            with suppress(errors.ConnectionLostError):
+                async with transport.exchange(HTTPRequest("PUT", server.url, "/file", body=b"1")) as response:
+                    assert [piece async for piece in response.chunks] == [b"{}"]
+        await transport.aclose()
+    assert [request.body for request in server.requests] == [b"1"] * (3 if library.name == "aiohttp" else 2)
 
 
 async def test_statuses_with_a_users_client(library: Library) -> None:

@@ -335,8 +335,8 @@ class _Request(aiohttp.ClientRequest):
         self.headers.update(headers)
 
     def update_body_from_data(self, body: Any, *args: Any, **options: Any) -> None:
-        """Keep a body in memory: aiohttp is told of its length alone."""
-        if isinstance(body, bytes):
+        """Keep the body of a POST: aiohttp is told of its length alone. It may send other requests again by itself."""
+        if self.method == "POST" and isinstance(body, bytes):
             self.headers.setdefault("content-length", str(len(body)))
             self._rest, body = body, None
         super().update_body_from_data(body, *args, **options)
