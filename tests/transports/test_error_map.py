@@ -114,13 +114,14 @@ class Raising:
         return SimpleNamespace(
             status=200,
             headers=CIMultiDict({"content-length": "99"}),
-            content=SimpleNamespace(readany=readany, _read_nowait=_nothing, at_eof=bool),  # it has nothing left
+            # It has nothing left.
+            content=SimpleNamespace(readany=readany, read_nowait=_nothing, _read_nowait=_nothing, at_eof=bool),
             request_info=SimpleNamespace(headers={}),
             close=lambda: None,
         )
 
 
-def _nothing(_: int) -> bytes:
+def _nothing(_: int = -1) -> bytes:
     return b""
 
 
