@@ -112,6 +112,15 @@ class RunConnection:
             self._timer.arm(soonest)
         return _Waiting(self, new_scope(self._timer, deadline))
 
+    def part(self) -> Scope:
+        """The scope of a part of a wait, which ends when its deadline, which is to be set, has passed.
+
+        Raises:
+            ClosedError: the run was left before.
+        """
+        self.check_left()
+        return new_scope(self._timer, math.inf)
+
     def dismiss(self) -> bool:
         """End the wait of another task, for good; returns whether one waits, or is closing the connection."""
         self.is_left = True

@@ -54,12 +54,13 @@ class StillWaiting(Exception):
 
 
 class _HeaderWatch:
-    """Interrupts a wait also when `idle` fires, which counts while a request waits for its headers."""
+    """Interrupts a wait when `idle` fires, which counts while a request waits for its headers."""
 
-    __slots__ = ("_idle", "_now", "_total", "_wait", "sent")
+    __slots__ = ("_idle", "_now", "sent", "wait")
 
-    def __init__(self, wait: Scope, now: Callable[[], float], idle: float | None) -> None:
-        self._wait, self._total = wait, wait.deadline
+    wait: Scope
+
+    def __init__(self, now: Callable[[], float], idle: float | None) -> None:
         self._now = now
         self._idle = idle or math.inf
         self.sent = now()
@@ -68,9 +69,7 @@ class _HeaderWatch:
     def __call__(self, on: bool) -> None:
         if on:
             self.sent = self._now()
-            self._wait.deadline = min(self._total, self.sent + self._idle)
-        else:
-            self._wait.deadline = self._total
+        self.wait.deadline = self.sent + self._idle if on else math.inf
 
 
 @attrs.define(eq=False, repr=False, kw_only=True)
@@ -97,36 +96,29 @@ class EventReader:
         self.left = CHECKPOINT_EVERY
         await checkpoint()
 
-    async def open(self, wait: Scope) -> None:
-        """Request the stream within `wait`; if that is interrupted, `timed_out` is called after it.
+    async def open(self, before_lookup: Callable[[], object] | None = None) -> None:
+        """Request the stream. The record may say instead how the run ended.
+
+        `before_lookup` is called before the record is looked up.
 
         Raises:
             OxyError: there is no event stream.
         """
         state = self.state
-        watch = state.tracker.watch = _HeaderWatch(wait, self.now, state.timeouts.idle)
-        try:
-            state.request_sent(self.now())
-            self._note_open(await self.connection.open())
-        finally:
-            state.tracker.watch = None
-            state.restart(self.now(), watch.sent)
-
-    async def timed_out(self, before_lookup: Callable[[], object] | None = None) -> None:
-        """There is no stream in time, by `total` or `idle`. The record may say instead how the run ended.
-
-        `before_lookup` is called before the record is looked up.
-
-        Raises:
-            OxyError: it does not.
-        """
-        state, refusal = self.state, self.connection.refusal
-        if refusal is not None or self.now() >= state.deadline:
-            raise refusal or state.timeout_error("total")
-        if before_lookup is not None:
-            before_lookup()
-        if await self._follow("idle"):
-            raise state.timeout_error("idle", "; the record says that the run is at work")
+        watch = _HeaderWatch(self.now, state.timeouts.idle)
+        with self.connection.part() as watch.wait:
+            state.tracker.watch = watch
+            try:
+                state.request_sent(self.now())
+                self._note_open(await self.connection.open())
+            finally:
+                state.tracker.watch = None
+        state.restart(self.now(), watch.sent)
+        if watch.wait.cancelled_caught:
+            if before_lookup is not None:
+                before_lookup()
+            if await self._follow("idle"):
+                raise state.timeout_error("idle", "; the record says that the run is at work")
 
     def _note_open(self, sent: HTTPRequest) -> None:
         observed, seconds = self.observed, self.now() - self.state.began
@@ -188,11 +180,10 @@ class EventReader:
     async def _connect(self) -> bool:
         """Open the stream; False if the record says how the run ended."""
         state, connection = self.state, self.connection
-        with connection.waiting(state.deadline) as wait:
-            await self.open(wait)
-            return True
-        await self.timed_out()
-        return False
+        with connection.waiting(state.deadline):
+            await self.open()
+            return state.record is None
+        raise connection.refusal or state.timeout_error("total")
 
     async def _interrupted(self, now: float) -> bool:
         """A read has ended for a time-out, or the record was found meanwhile; whether the run goes on."""

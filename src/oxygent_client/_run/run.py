@@ -344,7 +344,7 @@ class Run:
         config, connection = self._config, self._connection
         self._claim_id()
         idle = self._state.timeouts.idle
-        with connection.waiting(self._state.deadline, soonest=math.inf if idle is None else self._now() + idle) as wait:
+        with connection.waiting(self._state.deadline, soonest=math.inf if idle is None else self._now() + idle):
             transport = connection.acquire(config.lease())
             while True:
                 deadline = self._state.deadline
@@ -363,7 +363,7 @@ class Run:
                 ):  # those first; there may be no need to ask
                     return
                 try:
-                    await self._reader.open(wait)
+                    await self._reader.open(self._know_claim)
                 except OxyError as error:
                     self._attempts = error.attempts
                     self._know_claim()
@@ -379,7 +379,7 @@ class Run:
                         self._know_claim()
                     return
                 await self._prepare_again(when)
-        await self._reader.timed_out(self._know_claim)
+        raise connection.refusal or self._state.timeout_error("total")
 
     def _when_again(self, error: OxyError) -> float | None:
         """When an idempotent run is asked for once more, though it may have run; None if it is not."""
