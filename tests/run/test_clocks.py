@@ -213,6 +213,33 @@ async def test_idle_stands_still_between_attempts() -> None:
     assert anyio.current_time() - began >= 70
 
 
+async def test_idle_counts_again_after_a_close_that_failed() -> None:
+    """Where closing an attempt fails that `idle` has interrupted, the next attempt has its time-outs too."""
+    failing = iter([errors.ConnectionLostError("it could not be closed")])
+
+    def closed(_: HTTPRequest) -> None:
+        for error in failing:
+            raise error
+
+    transport = FakeTransport({"/sse/chat": Reply(before=FOREVER, on_close=closed)})
+    agent = SSEOxyGent(server_url=URL, transport=transport, timeouts=clock(idle=30, total=500, lookup=None))
+    with pytest.raises(errors.IdleTimeoutError), anyio.fail_after(600):
+        await agent.ask("hi", idempotent=True)
+    assert len(transport.requests) == 2
+
+
+async def test_total_during_the_look_up_of_a_record() -> None:
+    """`total` ends the run also while the record is looked up because `idle` has fired before the headers."""
+    no_record = Reply.json({"code": 200, "message": "SUCCESS", "data": {"nodes": [], "trace_id": "t"}})
+    views = [no_record, attrs.evolve(no_record, before=FOREVER)]
+    transport = FakeTransport({"/sse/chat": Reply(before=FOREVER), "/view": views})
+    agent = SSEOxyGent(server_url=URL, transport=transport, timeouts=clock(idle=5, total=8, lookup=5))
+    began = anyio.current_time()
+    with pytest.raises(TOTAL):
+        await agent.ask("hi")
+    assert anyio.current_time() - began == pytest.approx(8)
+
+
 async def test_idle_after_a_legacy_done() -> None:
     """A legacy `done` that may still be followed by events does not keep `idle` from ending the run."""
     transport = FakeTransport.script(b"data: done\n\n", FOREVER)
