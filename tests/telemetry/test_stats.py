@@ -344,9 +344,10 @@ def test_threads() -> None:
         for _ in range(each):
             run = keeper.observed(())
             run.note("begun", Context(), {})
-            keeper.hold(run, 10)
+            run.hold(10)
             run.bytes += 7
             seen.append(keeper.stats())
+            run.hold(0)
             run.note("ended", Context(), {"end": "completed", "error": None, "seconds": 1.0})
 
     threads = [threading.Thread(target=work) for _ in range(4)]
@@ -385,10 +386,10 @@ def test_a_forked_child() -> None:
     keeper = StatsCollector()
     inherited = keeper.observed(())
     inherited.note("begun", Context(), {})
-    keeper.hold(inherited, 10)
+    inherited.hold(10)
     after_fork()
     assert keeper.stats().runs == 0
-    keeper.hold(inherited, 20)
+    inherited.hold(0)
     inherited.note("ended", Context(), {"end": "completed", "seconds": 1.0})
     assert keeper.stats().successes == 0
     assert keeper.stats().left == 0
@@ -399,12 +400,12 @@ def test_a_collection_while_counting() -> None:
     """A run may be garbage-collected in a thread that is counting, without a deadlock."""
 
     def clock() -> float:
-        keeper.hold(other, 0)
+        other.hold(0)
         return 0.0
 
     keeper = StatsCollector(clock)
     run, other = keeper.observed(()), keeper.observed(())
-    keeper.hold(other, 10)
+    other.hold(10)
     counting = threading.Thread(target=run.note, args=("begun", Context(), {}), daemon=True)
     counting.start()
     counting.join(10)
@@ -433,5 +434,5 @@ def test_a_run_that_ends_while_statistics_are_read() -> None:
 def test_without_counts() -> None:
     """A run without counts may buffer any number of bytes."""
     observed = RunObservation()
-    observed.counter.hold(observed, 5)
+    observed.hold(5)
     assert observed.buffered == 5

@@ -80,6 +80,7 @@ def sweep() -> None:
             "warning", lost.context, "a run was dropped without leaving its block (`async with agent.stream(...)`)"
         )
         said = {"end": "left", "error": None, "response": None, "outcome": str(lost.tracker.outcome)}
+        lost.observed.hold(0)
         lost.observed.note("ended", lost.context, {**said, "seconds": time.monotonic() - lost.began})
 
 

@@ -283,7 +283,7 @@ class EventReader:
         """Connect to a detached run again; False if its record says that it has ended."""
         state, connection = self.state, self.connection
         state.drop_half_event()
-        self.observed.counter.hold(self.observed, 0)
+        self.observed.hold(0)
         while True:
             await connection.disconnect()
             pause = uniform(0.5, 1) * state.connection_lost(self.now())

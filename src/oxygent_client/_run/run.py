@@ -433,6 +433,7 @@ class Run:
         self._give_back()
         self._set_aside()
         self._closed = True
+        self._config.observed.hold(0)
         self._release()
         self._notify_end("left", None)
 
@@ -758,6 +759,7 @@ class Run:
             return
         self._closed = True
         observed, inbox = self._config.observed, self._state.buffer
+        observed.hold(0)
         if inbox.is_within_event or inbox.held_bytes:
             inbox.start_anew()  # who keeps the error of a run keeps the run, but not half an event
         self._release()

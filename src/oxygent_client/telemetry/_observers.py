@@ -136,7 +136,7 @@ class RunObservation:
     first_event_after: float | None = attrs.field(default=None, init=False)
     """Seconds to the first event."""
     buffered: int = attrs.field(default=0, init=False)
-    """Bytes buffered: of an incomplete event, and of the last chunk until all of its events were read; 0 at the end."""
+    """Bytes buffered: of an incomplete event, and of the last chunk until all of its events were read."""
     _has_failed: bool = attrs.field(default=False, init=False, repr=False)
 
     @property
@@ -160,6 +160,11 @@ class RunObservation:
             notification = new_notification(event.type, self, context, {"event": event})
             for observer in listeners:
                 self._notify(observer, notification)
+
+    def hold(self, size: int) -> None:
+        """Set the number of buffered bytes."""
+        if size != self.buffered:
+            self.counter.hold(self, size)
 
     def add_headers(self, request: HTTPRequest) -> HTTPRequest:
         """Add the observers' headers to `request`."""

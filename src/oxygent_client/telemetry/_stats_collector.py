@@ -120,8 +120,6 @@ class StatsCollector:
     def _end(self, run: RunObservation, context: Context, fields: Mapping[str, Any]) -> None:
         if self._live.pop(run, None) is None:  # it began in the parent process, before a fork
             return
-        self._buffered -= run.buffered
-        run.buffered = 0
         end = fields["end"]
         self._bytes += run.bytes
         self._events += run.events
