@@ -597,6 +597,7 @@ MAYBE: Final = st.one_of(st.none(), st.integers(1, 60))
 @example(b"data: x\r\n\r\ndata", [9, 1], None, None, 9)
 @example(b"data:12345\n\n", [1], 10, 10, None)
 @example(b":1\ndata:12345\n\n", [1], 10, 12, 12)
+@example(BOM + b":\n\n", [2, 1, 1], 1, 1, None)
 def test_limits_do_not_depend_on_chunks(
     stream: bytes, sizes: list[int], line: int | None, event: int | None, all_: int | None
 ) -> None:
@@ -609,6 +610,8 @@ def test_limits_do_not_depend_on_chunks(
 
 
 @given(STREAMS, MAYBE, MAYBE, MAYBE)
+@example(BOM + b":\n\n", 1, 1, None)
+@example(BOM + b"ab\n\n", 1, None, None)
 def test_limits_of_the_reference(stream: bytes, line: int | None, event: int | None, all_: int | None) -> None:
     """The limit is passed at the reference's byte, after the reference's events."""
     if BOM.startswith(stream[:2]) and not stream.startswith(BOM):

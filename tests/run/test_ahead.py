@@ -14,7 +14,7 @@ from oxygent_client import (
 )
 from oxygent_client._protocol.router import SetAnswer, answer, forward, forwards, inner_step
 from oxygent_client._run.run import FORWARDED_TYPES
-from oxygent_client.testing import FakeTransport, close, delta, message, progress, text, tool_call
+from oxygent_client.testing import FakeTransport, close, delta, message, pause, progress, text, tool_call
 from oxygent_client.testing import answer as answer_event
 from tests.support.plain import plain
 from tests.support.virtual import anyio_backend as anyio_backend
@@ -126,6 +126,25 @@ async def test_a_run_is_the_same_for_listeners(listener: str, every: int) -> Non
         for pieces in chunks.values()
     ]
     assert runs[1:] == [runs[0]] * 3
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+async def test_a_schema_that_is_filled_during_a_run(first: int) -> None:
+    """It validates the events that are received from then on."""
+    seen_by_it: list[Any] = []
+    schema: dict[str, Any] = {}
+    transport = FakeTransport.script(
+        progress(1), pause(1), progress(2), pause(1), progress(3), answer_event("42"), close()
+    )
+    run, count = plain(server_url=URL, transport=transport, schema=schema).stream("hi"), 0
+    if first == 0:
+        schema["progress"] = seen_by_it.append
+    async with run:
+        async for _ in run:
+            count += 1
+            if count == first:
+                schema["progress"] = seen_by_it.append
+    assert [each["content"] for each in seen_by_it] == [1, 2, 3][first:]
 
 
 async def test_a_handler_that_is_added_between_two_events_of_a_chunk() -> None:

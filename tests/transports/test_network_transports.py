@@ -876,6 +876,17 @@ async def test_a_request_that_expects_an_interim_response(library: Library, size
         assert server.requests[0].headers["expect"] == "100-continue"
 
 
+@pytest.mark.parametrize("size", [3, 100_000])
+async def test_a_wrong_length_of_a_request(library: Library, size: int) -> None:
+    """It is an error, or is replaced: what follows on the connection would be taken for another request."""
+    async with asking(library, play(ANSWER)) as (agent, server):
+        for _ in range(2):
+            with suppress(errors.OxyError):
+                await agent.ask("x" * size, headers={"content-length": "2"})
+        assert all(request.body.endswith(b"}") for request in server.requests)
+        assert len(server.requests) == (2 if library.name == "aiohttp" else 0)
+
+
 async def test_a_request_that_is_sent_again(library: Library) -> None:
     """Where a library sends an idempotent request again by itself, it is the whole request."""
     transport = library.transport(trust_env=False)

@@ -166,6 +166,8 @@ class Decoder:
         left = self._stream_left + self._allowance
         is_too_large, piece = len(piece) > left, piece[:left]
         left -= len(piece)
+        if self._skip:
+            piece = self._skipped(piece)
         start = 0
         while start < len(piece):
             room = self._room()

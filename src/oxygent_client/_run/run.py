@@ -100,7 +100,7 @@ class Run:
     __slots__ = (
         *("__weakref__", "_ahead", "_attempts", "_caller", "_claims", "_closed", "_config", "_connection", "_context"),
         *("_end_notified", "_error", "_forwarded", "_listener", "_now", "_opened", "_patient_reader", "_plain"),
-        *("_read_over", "_reader", "_reading", "_remote_trace_id", "_response", "_state", "_trace"),
+        *("_read_over", "_reader", "_reading", "_remote_trace_id", "_response", "_state", "_trace", "_unrouted"),
         *("_waiting", "_watch"),
     )
 
@@ -132,7 +132,7 @@ class Run:
         """Events that were taken from the buffer ahead of the reader, the next one last."""
         self._forwarded = FORWARDED if forwards(config.router, FORWARDED_TYPES) else NONE
         """Classes of the events whose routes matter only if the program listens."""
-        self._plain = PLAIN if self._forwarded and not config.schema else NONE
+        self._plain = self._unrouted = PLAIN if self._forwarded else NONE
         """Classes of the events that are only noted, unless the program listens, or they have problems."""
         self._listener = config.listener
         self._waiting = self._state.received.waiting
@@ -495,6 +495,7 @@ class Run:
     def _take(self, received: list[ServerSentEvent]) -> list[AnyEvent]:
         """Take events ahead of the program; return them, the next one last."""
         config, count = self._config, len(received)
+        self._plain = NONE if config.schema else self._unrouted  # a schema may be filled during a run
         self._reader.left -= count
         config.observed.taken += count
         received.reverse()

@@ -337,7 +337,7 @@ class _Request(aiohttp.ClientRequest):
     def update_body_from_data(self, body: Any, *args: Any, **options: Any) -> None:
         """Keep the body of a POST: aiohttp is told of its length alone. It may send other requests again by itself."""
         if self.method == "POST" and isinstance(body, bytes):
-            self.headers.setdefault("content-length", str(len(body)))
+            self.headers["content-length"] = str(len(body))  # a wrong one would shift all that follows
             self._rest, body = body, None
         super().update_body_from_data(body, *args, **options)
 
@@ -558,7 +558,7 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
         if len(request.body) > UPLOAD_BYTES:
             starts = range(0, len(request.body), UPLOAD_BYTES)
             data = BufferedChunks(*(request.body[start : start + UPLOAD_BYTES] for start in starts))
-            headers.setdefault("content-length", str(len(request.body)))
+            headers["content-length"] = str(len(request.body))
         options = {} if self._own is None else _options_for(session)
         exchange.loop = loop
         try:
