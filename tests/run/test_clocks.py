@@ -14,7 +14,8 @@ import anyio
 import attrs
 import pytest
 
-from oxygent_client import Event, HTTPResponse, Outcome, OxyRequest, SSEOxyGent, Timeouts, errors
+from oxygent_client import Event, HTTPResponse, Outcome, OxyRequest, Progress, SSEOxyGent, Timeouts, errors
+from oxygent_client._run.event_reader import CHECKPOINT_EVERY
 from oxygent_client.testing import (
     FakeTransport,
     Reply,
@@ -394,6 +395,24 @@ async def test_cancellation_during_a_flood(what: str) -> None:
     assert scope.cancelled_caught
     assert 500 <= transport.pieces <= 564
     assert transport.requests == transport.left
+
+
+async def test_a_checkpoint_before_a_wait() -> None:
+    """What other tasks do at a checkpoint before the program waits is no time without an event."""
+    events = CHECKPOINT_EVERY // 2  # each counts as a piece and as an event: then a checkpoint is due
+    transport = Flooding(
+        "/sse/chat", lambda piece: {events + 1: heartbeat(), events + 2: b"".join(END)}.get(piece, progress(1)), Reply()
+    )
+    agent = SSEOxyGent(server_url=URL, transport=transport, timeouts=clock(idle=30))
+
+    async def busy() -> None:
+        advance(40)
+
+    async with anyio.create_task_group() as group, agent.stream("hi") as run:
+        assert isinstance(await anext(run), Progress)
+        group.start_soon(busy)
+        assert (await run.final_response()).output == "42"
+    assert anyio.current_time() >= 40
 
 
 # ------------------------------------------------------------------------------------------------------------ Discovery

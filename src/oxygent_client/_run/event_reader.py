@@ -133,6 +133,8 @@ class EventReader:
             OxyError: the stream ended before the run, or a time-out fired.
         """
         state, connection, observed = self.state, self.connection, self.observed
+        if self.left <= 0:
+            await self.breathe()  # before the program waits: other tasks may take long
         now, has_piece = self.now(), False
         state.ask(now)
         try:
