@@ -6,6 +6,7 @@ Rule 2: the caller's objects are compared with deep copies made before the call.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import math
 import pickle
@@ -17,7 +18,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
+import attrs
 import httpx
 import pytest
 
@@ -37,14 +40,14 @@ from oxygent_client import (
 from oxygent_client._agent.transport_lease import TransportPool
 from oxygent_client._core.ids import ALPHABET, new_id
 from oxygent_client._protocol.payload import RESTART
-from oxygent_client.policies import BearerAuth, ConcurrencyLimit, Retry
+from oxygent_client.policies import BearerAuth, ConcurrencyLimit, Retry, Wrapper
 from oxygent_client.testing import FakeTransport, Reply, answer, close, observation, pause, progress, tool_call
 from tests.support.virtual import anyio_backend as anyio_backend
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from oxygent_client import HTTPRequest, HTTPResponse
+    from oxygent_client import HTTPRequest, HTTPResponse, Transport
 
 URL: Final = "https://remote.test"
 
@@ -1197,6 +1200,46 @@ async def test_one_agent_in_two_event_loops_at_once() -> None:
         assert [each.closed for each in Lent.made] == [False, True, True]
         await agent.ask("ours")
     assert [(len(each.requests), each.closed) for each in Lent.made] == [(2, True), (1, True), (1, True)]
+
+
+def test_a_policy_with_a_lock_in_several_event_loops() -> None:
+    """The wrapper of a policy stays in one event loop, also around a given transport."""
+
+    class OneAtATime(Wrapper):
+        """A wrapper with a lock, which belongs to the first event loop that waits for it."""
+
+        kind = "concurrency"
+
+        def __init__(self, inner: Transport) -> None:
+            super().__init__(inner)
+            self.lock = asyncio.Lock()
+
+        @asynccontextmanager
+        async def exchange(self, request: HTTPRequest, /) -> AsyncGenerator[HTTPResponse]:
+            async with self.lock, self.inner.exchange(request) as response:
+                await anyio.lowlevel.checkpoint()  # the other request begins to wait
+                yield response
+
+    @attrs.frozen
+    class Locking:
+        """A policy with such wrappers."""
+
+        kind = OneAtATime.kind
+
+        def new_state(self) -> None:
+            """Keep nothing."""
+
+        def wrap(self, inner: Transport, _state: None, /) -> Transport:
+            return OneAtATime(inner)
+
+    agent, transport = made(policies=[Locking()])
+
+    async def use() -> None:
+        await asyncio.gather(agent.ask("a"), agent.ask("b"))
+
+    for _ in range(2):
+        asyncio.run(use())
+    assert len(transport.requests) == 4
 
 
 @pytest.mark.parametrize(("desc", "expected"), [("", "theirs"), ("mine", "mine")])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import pytest
 
+from oxygent_client import Transport
 from oxygent_client._agent.transport_lease import TransportPool
 from oxygent_client._core.per_loop import PerLoop
 from oxygent_client.policies import Retry
@@ -23,7 +24,6 @@ from tests.support.virtual import anyio_backend as anyio_backend
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from oxygent_client import Transport
     from oxygent_client.policies import Policy
 
 
@@ -204,3 +204,21 @@ async def test_a_chain_of_policies_is_built_once() -> None:
     assert chain(other, Retry(attempts=7)) is built[3]
     assert chain(None, Retry(attempts=7)) is built[4]
     assert chain(None, Retry(attempts=7)) is built[5]
+
+
+def test_a_chain_of_policies_for_each_event_loop() -> None:
+    """Each event loop has a chain of its own around a given transport, also when two run at the same time."""
+    pool, given, chains = TransportPool(Made), FakeTransport({}), list[Transport]()
+
+    def chain() -> Transport:
+        return pool.lease(given, (), lambda _transport, _policies: FakeTransport({})).transport
+
+    async def use(*others: str) -> None:
+        chains.append(first := chain())
+        if others:
+            await anyio.to_thread.run_sync(partial(anyio.run, use, *others[1:], backend=others[0]))
+        assert chain() is first
+
+    anyio.run(use, "asyncio", "trio", "asyncio")
+    anyio.run(use)
+    assert len({id(each) for each in chains}) == len(chains) == 5

@@ -4,13 +4,14 @@ Rule 1: a transport that the user gave is used and never closed.
 Rule 2: inside `async with agent` one transport of the agent's own is kept, so that connections are used again; outside,
     each operation has its own, and nothing stays open.
 Rule 3: transports are kept for the event loop that entered: another loop neither uses nor closes them.
-Rule 4: policies are wrapped around a transport that stays once, until one of them changes.
+Rule 4: policies are wrapped around a transport that stays once per event loop, until one of them changes: a wrapper may
+    have locks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import attrs
 
@@ -54,18 +55,15 @@ class TransportPool:
     _make: Callable[[], Transport]
     _kept: PerLoop[Chain] = attrs.field(factory=PerLoop[Chain], init=False)
     _entered: PerLoop[int] = attrs.field(factory=PerLoop[int], init=False)
-    _given: Chain | None = attrs.field(default=None, init=False)
-    """That of the transport that the user gave last, which belongs to no event loop."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return TransportPool, (self._make,)
+    _given: PerLoop[Chain] = attrs.field(factory=PerLoop[Chain], init=False)
+    """That of the transport that the user gave last."""
 
     def lease(self, given: Transport | None, policies: Given = (), wrap: Wrap = _bare) -> TransportLease:
         """A transport for one operation, with these policies around it."""
         if given is not None:
-            chain = self._given
+            chain = self._given.get()
             if chain is None or chain[0] is not given or chain[1] != policies:
-                chain = self._given = given, policies, wrap(given, policies)
+                chain = self._given.put((given, policies, wrap(given, policies)))
             return TransportLease(chain[2])
         chain = self._kept.get()
         if chain is None:
@@ -95,7 +93,7 @@ class TransportPool:
 
     async def aclose(self) -> None:
         """Close all kept transports."""
-        self._given = None
+        self._given.take()
         kept = self._kept.take()
         if kept is not None:
             await kept[0].aclose()
