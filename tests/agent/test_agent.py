@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, nullcontext
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, cast
+from unittest.mock import ANY
 
 import anyio
 import anyio.lowlevel
@@ -277,6 +278,15 @@ async def test_wrong_arguments(arguments: dict[str, Any]) -> None:
     assert transport.requests == []
 
 
+class Incomparable:
+    """A value without a truth value of its comparisons, as the arrays of numpy are."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, _other: object) -> bool:
+        raise ValueError
+
+
 @CALLS
 @pytest.mark.parametrize(
     ("said", "fields"),
@@ -289,6 +299,9 @@ async def test_wrong_arguments(arguments: dict[str, Any]) -> None:
         ("group_id must be ", {"group_id": str}),
         ("idempotent must be ", {"idempotent": "no"}),
         ("idempotent must be ", {"idempotent": 0}),
+        ("arguments must be ", {"arguments": Incomparable()}),
+        ("shared_data must be ", {"shared_data": Incomparable()}),
+        ("shared_data must be ", {"shared_data": ANY}),
     ],
 )
 async def test_invalid_options_of_a_call(said: str, fields: dict[str, Any], call: str) -> None:

@@ -31,9 +31,9 @@ def make_request(query: str | OxyRequest, **options: Any) -> OxyRequest:
     Raises:
         ConfigurationError: the query or an option is invalid, or a request has options beside it.
     """
-    given: dict[str, Any] = {}
-    if options != _DEFAULTS or options["idempotent"] is not False:  # 0 equals False, and is no flag
-        given = {name: value for name, value in options.items() if value is not _DEFAULTS[name]}
+    # By identity: a value that was not checked may equal anything, or refuse to be compared.
+    given = {name: value for name, value in options.items() if value is not _DEFAULTS[name]}
+    if given:
         check_each(given, _RULES)
         given = {name: value for name, value in given.items() if value not in _EMPTY}
     if isinstance(query, OxyRequest):
