@@ -15,7 +15,7 @@ import attrs
 import pytest
 
 from oxygent_client import Event, Observation, OxyRequest, OxyResponse, OxyState, SSEOxyGent, ToolCall, errors
-from oxygent_client._agent.callbacks import WIRE_KEYWORDS, CallbackDispatcher
+from oxygent_client._agent.callbacks import HOOKS, WIRE_KEYWORDS, CallbackDispatcher
 from oxygent_client._protocol.router import Action, Forward, SetAnswer
 from oxygent_client.testing import (
     FakeTransport,
@@ -735,6 +735,27 @@ async def test_a_function_of_the_wrong_kind_before_a_run(name: str) -> None:
     assert caught.value.outcome is errors.Outcome.NOT_SENT
     assert transport.requests == []
     assert CALLED == []
+
+
+def test_the_order_of_replaced_hooks() -> None:
+    """Replaced hooks have the order of all hooks, so that the error names the first of several wrong ones."""
+    overriding: Any = type("Overriding", (SSEOxyGent,), dict.fromkeys(reversed(HOOKS), waits))
+    assert [*overriding(server_url=URL).replaced_hooks()] == [*HOOKS]
+    assigned = SSEOxyGent(server_url=URL)
+    for name in reversed(HOOKS):
+        setattr(assigned, name, waits)
+    assert [*assigned.replaced_hooks()] == [*HOOKS]
+
+
+async def test_several_wrong_hooks() -> None:
+    """Of several replaced methods of the wrong kind, the error names the first."""
+    agent = SSEOxyGent(server_url=URL, transport=FakeTransport.script(*SCRIPT))
+    for name in ("prepare_headers", "prepare_payload"):
+        setattr(agent, name, waits)
+    for name in ("_process_custom_event", "handle_observation_event", "handle_tool_call_event"):
+        setattr(agent, name, does)
+    with pytest.raises(errors.ConfigurationError, match=r"^handle_tool_call_event must be "):
+        await agent.ask("hi")
 
 
 async def test_a_plain_send_message() -> None:

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection,
 from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import anyio
 import attrs
@@ -105,7 +105,6 @@ class SSEOxyGent(RemoteAgent):
     """
 
     _live = ("_transports", "_catalog", "_stats", "_policies")
-    _HOOKS: ClassVar = HOOKS
 
     is_share_call_stack: bool = attrs.field(default=True, validator=FLAG)
     """Whether the call stack is sent to the remote. If not, the remote sees a plain user as its caller."""
@@ -226,11 +225,16 @@ class SSEOxyGent(RemoteAgent):
         """Handle a message that is no answer, tool call or observation: any JSON, or a text."""
 
     def replaced_hooks(self) -> Collection[str]:
-        """The names of the hooks that a subclass, or an assignment, replaced."""
-        cls, assigned = type(self), HOOKS & self.__dict__.keys()
+        """The names of the hooks that a subclass, or an assignment, replaced, in the order of the checks."""
+        cls, assigned = type(self), self.__dict__
         if cls is SSEOxyGent:
-            return assigned
-        return assigned | {name for name in HOOKS if getattr(cls, name) is not getattr(SSEOxyGent, name)}
+            return [name for name in HOOKS if name in assigned]
+        return [name for name in HOOKS if name in assigned or getattr(cls, name) is not getattr(SSEOxyGent, name)]
+
+    @staticmethod
+    def _replaced_in(face: object, base: type) -> list[str]:
+        """As `replaced_hooks`, of another object that has the hooks of this agent, and its base class."""
+        return [name for name in HOOKS if getattr(getattr(face, name), "__func__", None) is not getattr(base, name)]
 
     def set_progress_callback(self, callback: ProgressCallback | None) -> None:
         """Set `progress_callback`; None disables it.

@@ -52,21 +52,21 @@ class AgentCallbacks(Protocol):
         ...
 
     def replaced_hooks(self) -> Collection[str]:
-        """The names of the HOOKS that were replaced."""
+        """The names of the HOOKS that were replaced, in their order."""
         ...
 
 
-_HOOKS: Final[Mapping[type[Event], str]] = {
+_HOOK_OF_EVENT: Final[Mapping[type[Event], str]] = {
     ToolCall: "handle_tool_call_event",
     Observation: "handle_observation_event",
 }
 """The hook of each class of events; all others but answers have `_CUSTOM`."""
 _CUSTOM: Final = "_process_custom_event"
-_METHODS: Final = frozenset({*_HOOKS.values(), _CUSTOM})
-_PREPARATIONS: Final = frozenset({"prepare_payload", "prepare_headers"})
+_EVENT_HOOKS: Final = (*_HOOK_OF_EVENT.values(), _CUSTOM)
+_PREPARATIONS: Final = ("prepare_payload", "prepare_headers")
 _SET_PROGRESS: Final = "set_progress_callback"
-HOOKS: Final = _METHODS | _PREPARATIONS | {_SET_PROGRESS}
-"""The methods of an agent that may be replaced: overridden by a subclass, or assigned."""
+HOOKS: Final[tuple[str, ...]] = (*_EVENT_HOOKS, *_PREPARATIONS, _SET_PROGRESS)
+"""The methods of an agent that may be replaced: overridden by a subclass, or assigned; in the order of the checks."""
 _OWN_SENDER: Final = cast("Any", OxyRequest).send_message
 _FILTER: Final = user_code_errors("the event filter")
 _SANITIZE: Final = user_code_errors("sanitize")
@@ -107,7 +107,7 @@ class CallbackDispatcher:
             SCHEMA.check("schema", agent.schema)
         hooks = self._hooks = agent.replaced_hooks()
         for name in hooks:
-            if name in _METHODS:
+            if name in _EVENT_HOOKS:
                 self._is_replaced = True
                 check_async(name, getattr(agent, name))
             elif name in _PREPARATIONS:
@@ -136,7 +136,7 @@ class CallbackDispatcher:
             or self.request.mas is not None
         ):
             return True
-        hook = _HOOKS.get(event.__class__)
+        hook = _HOOK_OF_EVENT.get(event.__class__)
         return (
             _CUSTOM in self._assigned if hook is None else hook in self._assigned or agent.progress_callback is not None
         )
@@ -166,7 +166,7 @@ class CallbackDispatcher:
                     await (self._send_all(send, event, message) if self._keywords else send(message))
                 except Exception as error:
                     raise user_code_error("send_message", error) from error
-            if event.__class__ in _HOOKS and agent.progress_callback is not None:
+            if event.__class__ in _HOOK_OF_EVENT and agent.progress_callback is not None:
                 await self._say_step(event)
 
     async def _say_step(self, event: Event) -> None:
@@ -182,7 +182,7 @@ class CallbackDispatcher:
 
     def _hook(self, event: Event, action: Action) -> Callable[[Any, OxyRequest], Awaitable[None]] | None:
         """The hook for this event; None if it was not replaced, and so does nothing."""
-        name = _HOOKS.get(event.__class__, _CUSTOM)
+        name = _HOOK_OF_EVENT.get(event.__class__, _CUSTOM)
         if not self._is_hooked(name) or (name is _CUSTOM and isinstance(action, SetAnswer)):
             return None
         hook: Callable[[Any, OxyRequest], Awaitable[None]] = getattr(self.agent, name)

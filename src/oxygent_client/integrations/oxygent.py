@@ -130,12 +130,7 @@ class _Inside(oxygent_client.SSEOxyGent):
         return self._outside.prepare_headers(_real(oxy_request))
 
     def replaced_hooks(self) -> Collection[str]:
-        outside = self._outside
-        return {
-            name
-            for name in self._HOOKS
-            if getattr(getattr(outside, name), "__func__", None) is not getattr(SSEOxyGent, name)
-        }
+        return self._replaced_in(self._outside, SSEOxyGent)
 
     async def handle_tool_call_event(self, event_data: dict[str, Any], oxy_request: OxyRequest) -> None:
         await self._outside.handle_tool_call_event(event_data, _real(oxy_request))

@@ -96,12 +96,7 @@ class _Agent(SSEOxyGent):
         await as_async(hook)(event_data, oxy_request)
 
     def replaced_hooks(self) -> Collection[str]:
-        face = self._face
-        return {
-            name
-            for name in self._HOOKS
-            if getattr(getattr(face, name), "__func__", None) is not getattr(SyncSSEOxyGent, name)
-        }
+        return self._replaced_in(self._face, SyncSSEOxyGent)
 
 
 def _with_async_sender(request: OxyRequest) -> OxyRequest:
