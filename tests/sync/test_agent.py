@@ -341,6 +341,16 @@ def test_set_progress_callback() -> None:
     assert said == []
 
 
+def test_set_progress_callback_replaced_during_a_run() -> None:
+    """An agent to which this method is assigned during a run reports progress itself from then on."""
+    said: list[str] = []
+    agent: Any = scripted(progress_callback=said.append)
+    with agent.stream("hi") as run:
+        agent.set_progress_callback = said.append
+        assert run.final_response().output == "42"
+    assert said == ["Starting remote execution..."]
+
+
 # ---------------------------------------------------------------------------------------------------------- Operations
 
 

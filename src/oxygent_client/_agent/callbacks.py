@@ -183,13 +183,10 @@ class CallbackDispatcher:
     def _hook(self, event: Event, action: Action) -> Callable[[Any, OxyRequest], Awaitable[None]] | None:
         """The hook for this event; None if it was not replaced, and so does nothing."""
         name = _HOOK_OF_EVENT.get(event.__class__, _CUSTOM)
-        if not self._is_hooked(name) or (name is _CUSTOM and isinstance(action, SetAnswer)):
+        if not (name in self._assigned or name in self._hooks) or (name is _CUSTOM and isinstance(action, SetAnswer)):
             return None
         hook: Callable[[Any, OxyRequest], Awaitable[None]] = getattr(self.agent, name)
         return hook
-
-    def _is_hooked(self, name: str) -> bool:
-        return name in self._assigned or name in self._hooks
 
     def _is_forwarding(self) -> bool:
         """Whether `send_message` has an effect: it was replaced, or the request belongs to a program."""
@@ -232,7 +229,7 @@ class CallbackDispatcher:
     async def _say(self, text: str) -> None:
         callback = self.agent.progress_callback
         # A class with its own `set_progress_callback` reports progress itself, as one of the documentation does.
-        if callback is not None and not self._is_hooked(_SET_PROGRESS):
+        if callback is not None and _SET_PROGRESS not in self.agent.replaced_hooks():
             with user_code_errors("the progress callback"):
                 await callback(text)
 
