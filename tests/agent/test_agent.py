@@ -281,10 +281,11 @@ async def test_wrong_arguments(arguments: dict[str, Any]) -> None:
 class Incomparable:
     """A value without a truth value of its comparisons, as the arrays of numpy are."""
 
-    __hash__ = None  # type: ignore[assignment]
-
     def __eq__(self, _other: object) -> bool:
         raise ValueError
+
+    def __hash__(self) -> int:
+        return 0
 
 
 @CALLS
