@@ -233,7 +233,7 @@ def test_one_write(body: bytes, is_paused: bool) -> None:
 
 @pytest.mark.parametrize("is_noticed", [False, True], ids=["closing", "lost"])
 def test_a_connection_that_is_lost_before_the_write(is_noticed: bool) -> None:
-    """The request fails at once, and nothing is written."""
+    """The request fails at once, nothing is written, and the connection can be closed."""
 
     async def play(connection: _Connection) -> None:
         transport: Any = connection.transport
@@ -243,6 +243,8 @@ def test_a_connection_that_is_lost_before_the_write(is_noticed: bool) -> None:
         request = _Request("POST", URL("http://agents.test"), headers={}, data=b"1", loop=asyncio.get_running_loop())
         with pytest.raises(aiohttp.ClientConnectionResetError):
             await request.send(Used(connection))
+        connection.close()
         assert transport.written == []
+        assert ("abort" in transport.told) is not is_noticed
 
     played(play)

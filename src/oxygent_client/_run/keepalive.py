@@ -144,9 +144,8 @@ class PatientReader:
     def give_back(self) -> None:
         """Put the events that the wait has found back into the buffer: it has ended, and nobody takes them."""
         background, self._background = self._background, None
-        if background is not None:
-            for events in background.results:
-                self._reader.state.buffer.give_back(reversed(events))
+        for events in () if background is None else background.results:
+            self._reader.state.buffer.give_back(reversed(events))
 
 
 class EventsWithHeartbeats:
