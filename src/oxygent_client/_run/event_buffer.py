@@ -9,11 +9,8 @@ Rule 4: what is too large ends the stream, after the events before it.
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate
-from operator import attrgetter
-from typing import Any, Final, TypeAlias, cast
+from typing import Final, TypeAlias
 
 from oxygent_client._core.errors import TooLargeError
 from oxygent_client._core.events import ServerSentEvent
@@ -23,8 +20,6 @@ from oxygent_client._protocol.sse import Decoder
 
 LARGE: Final = 256 * 1024
 """Bytes of events that are taken together at most: what is made of them is several times as large."""
-_NAME: Final = cast("Callable[[Any], str]", attrgetter("event"))
-_DATA: Final = cast("Callable[[Any], str]", attrgetter("data"))
 
 
 class MaybeEnd:
@@ -126,10 +121,11 @@ class EventBuffer:
             for number, sse in enumerate(events):
                 self._add(MaybeEnd(sse) if number < unnamed and sse.data == LEGACY_DONE else sse)
             return True
-        if CLOSE in map(_NAME, events):
-            end = [*map(_NAME, events)].index(CLOSE)
-            self._close, self.is_complete = events[end], True
-            del events[end:]
+        for number, sse in enumerate(events):
+            if sse.event == CLOSE:
+                self._close, self.is_complete = sse, True
+                del events[number:]
+                break
         if self.ready:
             self.ready += events
         else:
@@ -219,4 +215,9 @@ class EventBuffer:
 
 def _count_small(events: Sequence[ServerSentEvent]) -> int:
     """Count the first events that are small together."""
-    return bisect_right([*accumulate(map(len, map(_DATA, events)))], LARGE)
+    left = LARGE
+    for number, sse in enumerate(events):
+        left -= len(sse.data)
+        if left < 0:
+            return number
+    return len(events)
