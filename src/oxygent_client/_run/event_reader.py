@@ -194,7 +194,8 @@ class EventReader:
             return False
         self.connection.check_left()
         state.count(now)
-        return await self._follow(state.need()[1])
+        _, clock = state.need()
+        return await self._follow(clock)
 
     def _receive(self, piece: bytes, now: float) -> None:
         observed, state, size = self.observed, self.state, len(piece)
@@ -246,11 +247,12 @@ class EventReader:
         """At the deadline of a read that goes on: the next deadline, or None to interrupt the read."""
         state = self.state
         state.count(self.now())
-        clock = state.need()[1]
+        _, clock = state.need()
         if clock not in ASKING or not await self._follow(clock):
             return None
         state.resume(self.now())
-        return state.need()[0]
+        deadline, _ = state.need()
+        return deadline
 
     async def _follow(self, clock: str) -> bool:
         """Do what a time-out that fired demands: True if the run goes on, False if it has ended.
