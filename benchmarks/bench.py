@@ -29,21 +29,24 @@ if TYPE_CHECKING:
 
 ROOT: Final = Path(__file__).parent.parent
 BUILTIN: Final = "OxyGent 1.1.3"
-ALL: Final = ("burst", "batch", "calls", "paced")
-"""Paced streams are last: a pool that then holds 200 connections makes each call of httpx several times as slow."""
 IDLE: Final = ("idle",)
-"""In a process of its own: many streams leave its memory in pieces, in which batches took 5 % more."""
+BURSTS: Final = ("burst", "batch")
+SOME: Final = (*BURSTS, "calls")
+ALL: Final = ("calls", "paced", *BURSTS)
+"""Large pieces are last: then asyncio's memory for a read costs less, which "after" shows."""
 ANY_LOOP: Final = ("bare httpx", "httpx", "bare httpx2", "httpx2")
-LIBRARIES: Final = (*ANY_LOOP, "bare aiohttp", "aiohttp")
-SOME: Final = ("burst", "batch", "calls")
-HEARD: Final = ("burst", "batch")
+AIOHTTP: Final = ("bare aiohttp", "aiohttp")
+OTHERS: Final = ("bare in process", "in process")
 PLAN: Final = (
-    # the event loop, the client, what is measured
-    *(("asyncio", name, columns) for columns in (IDLE, ALL) for name in (*LIBRARIES, BUILTIN)),
-    *(("asyncio", f"{name}, {heard}", HEARD) for name in ("httpx", "aiohttp") for heard in report.HEARD),
-    *(("asyncio", name, SOME) for name in ("bare in process", "in process")),
-    *(("uvloop", name, SOME) for name in (*LIBRARIES, "bare in process", "in process")),
-    *(("trio", name, SOME) for name in (*ANY_LOOP, "bare in process", "in process")),
+    # The event loop, the client, what is measured in one process. Many streams leave its memory in pieces.
+    *(("asyncio", name, IDLE) for name in (*ANY_LOOP, *AIOHTTP, BUILTIN)),
+    *(("asyncio", name, ALL) for name in ANY_LOOP),
+    *(("asyncio", name, (*ALL, "after")) for name in (*AIOHTTP, BUILTIN)),
+    *(("asyncio", f"{name}, {heard}", BURSTS) for name in ("httpx", "aiohttp") for heard in report.HEARD),
+    ("asyncio", "aiohttp, fast", BURSTS),
+    *(("asyncio", name, SOME) for name in OTHERS),
+    *(("uvloop", name, SOME) for name in (*ANY_LOOP, *AIOHTTP, *OTHERS)),
+    *(("trio", name, SOME) for name in (*ANY_LOOP, *OTHERS)),
 )
 
 PROGRAMS: Final = {
@@ -72,12 +75,14 @@ class Bench:
 
     def sizes(self, columns: Iterable[str]) -> dict[str, Any]:
         """What is measured of a client in each round."""
+        paced = {"streams": self.scaled(200), "rate": 50, "seconds": min(0.6, 0.2 + self.scale)}
         each: dict[str, Any] = {
-            "idle": {"streams": self.scaled(1000)},  # of fewer, much fits into memory that is free already
-            "burst": {"events": self.scaled(5000)},
-            "batch": {"events": self.scaled(20000) // 50 * 50 or 50},
-            "paced": {"streams": self.scaled(200), "rate": 50, "seconds": min(1.0, 0.2 + self.scale)},
-            "calls": {"number": self.scaled(500)},
+            "idle": {"streams": self.scaled(200)},
+            "burst": {"events": self.scaled(2000)},
+            "batch": {"events": self.scaled(8000) // 50 * 50 or 50},
+            "paced": paced,
+            "after": paced,
+            "calls": {"number": self.scaled(200)},
         }
         return {column: each[column] for column in columns}
 
@@ -127,7 +132,7 @@ class Bench:
         self.say("decoders")
         installed = decoders.installed()
         found = dict[str, dict[str, float]]()
-        for name, pieces in decoders.streams(self.scaled(10000)).items():
+        for name, pieces in decoders.streams(self.scaled(3000)).items():
             ratios = defaultdict[str, list[float]](list)
             for _ in range(self.rounds):
                 taken = {each: decoders.seconds(decode, pieces) for each, decode in installed.items()}
@@ -140,7 +145,7 @@ class Bench:
         """CPU milliseconds of starting a program, and their ratios to an empty one and to one that imports httpx."""
         self.say("imports")
         times = defaultdict[str, list[float]](list)
-        for _ in range(2 * self.rounds):
+        for _ in range(self.rounds):
             for name, arguments in PROGRAMS.items():
                 before = resource.getrusage(resource.RUSAGE_CHILDREN)
                 subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, check=True)
@@ -153,27 +158,25 @@ class Bench:
     def curves(self) -> report.Curves:
         """How time and memory grow with the number of streams, the size of an event, and the number of calls."""
         curves: report.Curves = {"streams": {}, "sizes": {}, "calls": {}, "large": {}, "profile": {}}
-        for client in ("bare aiohttp", "aiohttp", "bare httpx", "httpx"):
-            self.say(f"growth: {client}")
-            most = self.streams if "aiohttp" in client else min(self.streams, 1000)
-            curves["streams"][client] = [
-                (number, self.asked(client, "idle", streams=number)) for number in (1, 10, 100, 1000) if number <= most
-            ]
-            if most > 1000 and client != "aiohttp":
-                curves["streams"][client].append((most, self.asked(client, "idle", streams=most)))
-            curves["large"][client] = self.asked(client, "large", size=15_000_000)
-            if not client.startswith("bare"):
-                paced = self.sizes(["paced"])["paced"]
-                curves["profile"][client] = self.asked(client, "profile", **paced)
-            sizes, total = [10**power for power in range(8)], round(4e6 * self.scale)
-            curves["sizes"][client] = self.asked(client, "sizes", sizes=sizes, total=total)
-        self.say("growth: calls, and many streams for a while")
         numbers = [10**power for power in range(6) if 10**power <= 100_000 * self.scale]
-        with ThreadPoolExecutor() as pool:  # streams that only wait leave a core to the calls
-            seconds = 60 * min(1.0, self.scale)
-            held = pool.submit(self.asked, "aiohttp", "idle", streams=self.streams, seconds=seconds)
-            curves["calls"]["in process"] = self.asked("in process", "growth", numbers=numbers)
-            curves["streams"]["aiohttp"].append((self.streams, held.result()))
+        with ThreadPoolExecutor() as pool:  # calls in process need one core
+            calls = pool.submit(self.asked, "in process", "growth", numbers=numbers)
+            for client in ("bare aiohttp", "aiohttp", "bare httpx", "httpx"):
+                self.say(f"growth: {client}")
+                curves["streams"][client] = [
+                    (number, self.asked(client, "idle", streams=number))
+                    for number in (1, 10, 100, 1000)
+                    if number <= self.streams
+                ]
+                curves["large"][client] = self.asked(client, "large", size=15_000_000)
+                if not client.startswith("bare"):
+                    curves["profile"][client] = self.asked(client, "profile", **self.sizes(["paced"])["paced"])
+                sizes, total = [10**power for power in range(8)], round(2e6 * self.scale)
+                curves["sizes"][client] = self.asked(client, "sizes", sizes=sizes, total=total)
+            self.say("growth: many streams for a while")
+            held = self.asked("aiohttp", "idle", streams=self.streams, seconds=60 * min(1.0, self.scale))
+            curves["streams"]["aiohttp"].append((self.streams, held))
+            curves["calls"]["in process"] = calls.result()
         return curves
 
     def asked(self, client: str, name: str, **sizes: Any) -> Any:

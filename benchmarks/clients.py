@@ -176,7 +176,6 @@ CLIENTS: Final[Mapping[str, Client]] = {
     "httpx, idle=30": ours("httpx", "idle"),
     "httpx, a handler": ours("httpx", "handler"),
     "httpx, send_message": ours("httpx", "send_message"),
-    "httpx, fast": ours("httpx"),
     "bare httpx2": bare_httpx("httpx2"),
     "httpx2": ours("httpx2"),
     "bare aiohttp": bare_aiohttp,

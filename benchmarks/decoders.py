@@ -1,10 +1,13 @@
 """The decoder alone, beside those of httpx-sse, httpx2, openai and langgraph-sdk, on the same bytes.
 
-langgraph-sdk's decoder reads the JSON too. "split" is no decoder: it cuts at blank lines, and finds the data.
+langgraph-sdk's decoder reads the JSON too. "split" is no decoder: it cuts at blank lines, and finds the data;
+"split, JSON" reads that too, as the bare clients of the tables do.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import time
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -30,8 +33,8 @@ def ours() -> Decode:
     return decode
 
 
-def split() -> Decode:
-    """Cut at blank lines."""
+def split(read: Callable[[bytes], object] = bytes.decode) -> Decode:
+    """Cut at blank lines, and `read` the data."""
 
     def decode(pieces: Sequence[bytes]) -> int:
         found, rest = 0, b""
@@ -40,7 +43,7 @@ def split() -> Decode:
             for block in blocks:
                 start = block.find(b"data: ") + 6
                 if start > 5:
-                    block[start : block.index(b"\r\n", start)].decode()
+                    read(block[start : block.index(b"\r\n", start)])
                     found += 1
         return found
 
@@ -94,6 +97,7 @@ def langgraph() -> Decode:
 DECODERS: Final[Mapping[str, Callable[[], Decode]]] = {
     "ours": ours,
     "split": split,
+    "split, JSON": functools.partial(split, json.loads),
     "httpx-sse": httpx_sse,
     "httpx2": httpx2,
     "openai": openai,

@@ -142,7 +142,7 @@ class Server:
         await started.wait()
         loop = asyncio.get_running_loop()
         due = loop.time() + 1.0
-        await asyncio.sleep(1.0)  # the client notes its time meanwhile
+        await asyncio.sleep(0.5)  # the client notes its time meanwhile
         self.waiting -= 1
         for piece in [*([chunk(framed(1, delta(12)))] * events), *(chunk(each) for each in chunks(0))]:
             await asyncio.sleep(max(0, due - loop.time()))
