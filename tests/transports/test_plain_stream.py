@@ -16,7 +16,8 @@ import uvloop
 
 from oxygent_client import HTTPRequest, HTTPXTransport
 from oxygent_client.testing import answer, close
-from oxygent_client.transports._plain_stream import BUFFERED, HELD, READ_BYTES, _backend, _pool, _Protocol
+from oxygent_client.transports._plain_pool import plain_pool
+from oxygent_client.transports._plain_stream import BUFFERED, HELD, READ_BYTES, _Protocol, plain_backend
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.support.servers import LAST, OK, chunk, play, serving
 
@@ -41,7 +42,7 @@ async def connected(core: Any) -> AsyncGenerator[tuple[Any, asyncio.StreamReader
         await peers.put((reader, writer))
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0)
-    stream = await _backend(core)().connect_tcp("127.0.0.1", server.sockets[0].getsockname()[1], timeout=10)
+    stream = await plain_backend(core)().connect_tcp("127.0.0.1", server.sockets[0].getsockname()[1], timeout=10)
     reader, writer = await peers.get()
     try:
         yield stream, reader, writer
@@ -347,7 +348,9 @@ def test_a_server_that_speaks_first(core: Any) -> None:
             await writer.wait_closed()
 
         async with asyncio.timeout(20), await asyncio.start_server(speak, "127.0.0.1", 0) as server:
-            stream = await _backend(core)().connect_tcp("127.0.0.1", server.sockets[0].getsockname()[1], timeout=10)
+            stream = await plain_backend(core)().connect_tcp(
+                "127.0.0.1", server.sockets[0].getsockname()[1], timeout=10
+            )
             received = b""
             while chunk := await stream.read(READ_BYTES):
                 received += chunk
@@ -366,7 +369,7 @@ def test_an_unknown_stream(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         return made
 
     monkeypatch.setattr(core.AnyIOBackend, "connect_tcp", connect_tcp)
-    assert asyncio.run(_backend(core)().connect_tcp("127.0.0.1", 1)) is made
+    assert asyncio.run(plain_backend(core)().connect_tcp("127.0.0.1", 1)) is made
 
 
 DOCUMENT: Final = play(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
@@ -383,7 +386,7 @@ def pooled(core: Any, play: Callable[[Get, Server], Coroutine[Any, Any, None]], 
     """Play with a pool and a server; `play` gets a function that sends a request."""
 
     async def main() -> None:
-        async with serving(DOCUMENT) as server, _pool(core)(keepalive_expiry=expiry, uds=None) as pool:
+        async with serving(DOCUMENT) as server, plain_pool(core)(keepalive_expiry=expiry, uds=None) as pool:
 
             def get() -> Coroutine[Any, Any, Any]:
                 sending: Coroutine[Any, Any, Any] = pool.handle_async_request(

@@ -45,7 +45,7 @@ from oxygent_client.transports._error_map import (
 )
 from oxygent_client.transports._http_base import KEEP_ALIVE_SECONDS, HTTPBase, closes_safely, needs_tls
 from oxygent_client.transports._library_log import our_records
-from oxygent_client.transports._plain_stream import use_plain_streams
+from oxygent_client.transports._plain_pool import use_plain_streams
 from oxygent_client.transports._response_head import parse_head
 from oxygent_client.transports._sockets import shut_down
 

@@ -1,13 +1,9 @@
-"""Pool, read and write connections without TLS on asyncio, below httpx or httpx2.
+"""Read and write connections without TLS on asyncio, below httpx or httpx2.
 
 The libraries' own stream enters two context managers for each read and write, lets other tasks run before it does
 either, pauses reading after each, and has 256 KiB allocated for it: a fifth of the time of a short call. And it sends
 the head of a request and its body one by one, for which the system and the server take as long again. Connections are
 made, closed and described by that stream; only its bytes take another way.
-
-The locks of httpcore let other tasks run, also where they are free (those of httpcore2 do not): three turns of the
-event loop for a request, a tenth of the time of a short call. A pool gives a connection over HTTP/1.1 one request at a
-time, and what the locks guard does not wait; so a connection that was made takes none.
 
 Rule 1: no byte is lost if a read is cancelled: it waits in the stream for the next read.
 Rule 2: pull only: beyond BUFFERED bytes that are not read, reading pauses. A write ends when the system has its bytes;
@@ -20,10 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import sys
 import types
-from collections.abc import Awaitable, Callable
-from contextlib import nullcontext
+from collections.abc import Callable
 from typing import Any, Final
 
 from oxygent_client.transports._sockets import is_readable
@@ -41,17 +35,8 @@ class _Protocol(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "_chunks",
-        "_held",
-        "_loop",
-        "_memory",
-        "_reader",
-        "_size",
-        "_transport",
-        "_writer",
-        "error",
-        "is_lost",
-        "is_over",
+        *("_chunks", "_held", "_loop", "_memory", "_reader", "_size", "_transport", "_writer"),
+        *("error", "is_lost", "is_over"),
     )
 
     def __init__(self, transport: asyncio.Transport, memory: memoryview) -> None:
@@ -183,7 +168,7 @@ def _protocol_of(made: Any, memory: memoryview) -> _Protocol | None:
 
 
 @functools.cache
-def _backend(core: types.ModuleType) -> Callable[[], Any]:
+def plain_backend(core: types.ModuleType) -> Callable[[], Any]:
     """Return the class of network backends; `core` is `httpcore` or `httpcore2`."""
     library: Any = core
 
@@ -241,50 +226,3 @@ def _backend(core: types.ModuleType) -> Callable[[], Any]:
             return made if protocol is None else PlainStream(made, protocol)
 
     return PlainBackend
-
-
-@functools.cache
-def _pool(core: types.ModuleType) -> Callable[..., Any]:
-    """Return the class of connection pools; `core` is `httpcore` or `httpcore2`."""
-    library: Any = core
-
-    class PlainConnection(library.AsyncHTTPConnection):  # type: ignore[misc]  # the library is an argument
-        """A connection of the library, without locks once it is made."""
-
-        def handle_async_request(self, request: Any) -> Awaitable[Any]:
-            """As the library's."""
-            made: Any = getattr(self, "_connection", None)
-            if made is None:
-                connecting: Awaitable[Any] = library.AsyncHTTPConnection.handle_async_request(self, request)
-                return connecting
-            made._state_lock = _NO_LOCK  # noqa: SLF001  (there is no public way)
-            sending: Awaitable[Any] = made.handle_async_request(request)
-            return sending
-
-    class PlainPool(library.AsyncConnectionPool):  # type: ignore[misc]  # the library is an argument
-        """A pool of the library, for plain http without a proxy."""
-
-        def __init__(self, **options: Any) -> None:
-            self._options: Final = {**options, "network_backend": _backend(core)()}
-            library.AsyncConnectionPool.__init__(self, **self._options)
-
-        def create_connection(self, origin: Any) -> Any:
-            """As the library's."""
-            names = ("keepalive_expiry", "uds", "network_backend")
-            return PlainConnection(origin, **{name: self._options[name] for name in names})
-
-        async def _close_connections(self, closing: list[Any]) -> None:
-            """As the library's, which makes a cancel scope also where nothing is to be closed."""
-            if closing:
-                await library.AsyncConnectionPool._close_connections(self, closing)  # noqa: SLF001  (it overrides it)
-
-    return PlainPool
-
-
-_NO_LOCK: Final = nullcontext()
-
-
-def use_plain_streams(transport: Any, **options: Any) -> None:
-    """Let connections of the library's transport be made, read and written here; `options` are those of its pool."""
-    core = sys.modules[type(transport._pool).__module__.partition(".")[0]]  # noqa: SLF001  (there is no public way)
-    transport._pool = _pool(core)(**options)  # noqa: SLF001  (httpx has no argument for it)
