@@ -460,9 +460,6 @@ class Run:
         self._reading = True
         try:
             if not ahead:
-                buffer = self._state.buffer
-                if self._waiting and (buffer.ready or not buffer.is_complete):  # else the run ends now
-                    self._state.received.settle()
                 if received := await (self._patient_reader or self._reader).next():
                     ahead = self._take(received)
             elif self._now() >= self._state.deadline:
@@ -477,8 +474,12 @@ class Run:
                         self._report_problems(event)
                     if is_heard:
                         await self._listener.on_event(event, action)
-                    return event
-                self._waiting.append(event)  # `ReceivedEvents.settle` is called above
+                else:
+                    self._waiting.append(event)
+                if not ahead:
+                    buffer = self._state.buffer
+                    if buffer.ready or not buffer.is_complete:  # else the run ends with the next call
+                        self._state.received.settle()
                 return event
             await self._finish()
         except StillWaiting:
