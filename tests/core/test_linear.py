@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
-from oxygent_client import AgentRegistry, Custom, Limits, OxyRequest, SSEOxyGent, TextDelta
+from oxygent_client import AgentRegistry, Custom, Decoder, Limits, OxyRequest, SSEOxyGent, TextDelta
 from oxygent_client._agent.callbacks import CallbackDispatcher
 from oxygent_client._core.events import ServerSentEvent
 from oxygent_client._core.json_codec import loads
@@ -146,6 +146,43 @@ WORK: Final[dict[str, Callable[[str], object]]] = {
 def test_texts(make: Callable[[int], str], work: Callable[[str], object]) -> None:
     """Redacting a text takes time in proportion to its length, for any text."""
     assert times_as_long(lambda size: work(make(size))) < MOST
+
+
+STREAMS: Final = {
+    "one line": b"x",
+    "one line of data": b"data: " + b"x" * 58,
+    "lines of data": b"data: x\n",
+    "lines of data, CRLF": b"data: x\r\n",
+    "lines that are no field": b"abc\n",
+    "names alone": b"event\n",
+    "ids": b"id: 7\n",
+    "delays": b"retry: 1234567890\n",
+    "comments": b":\n",
+    "heartbeats": b": ping\r\n\r\n",
+    "blank lines": b"\n",
+    "CR": b"\r",
+    "CR and LF in turn": b"\r\n\n\r",
+    "events": b"id: 1\nevent: a\ndata: {}\nretry: 9\n\n",
+    "events, CRLF": b"id: 1\r\nevent: a\r\ndata: {}\r\nretry: 9\r\n\r\n",
+    "almost events": b"id: 1\nevent: a\ndata: {}\nretry: 9\nx\n",
+    "LF in events with CRLF": b"data: a\nb\r\n\r\n",
+    "bytes that are no UTF-8": b"data: \xff\n\n",
+    "NUL": b"data: \0\n\n",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1, 10, 1000, 65536])
+@pytest.mark.parametrize("part", STREAMS.values(), ids=STREAMS)
+def test_decoding(part: bytes, size: int) -> None:
+    """Decoding takes time in proportion to the bytes, whatever they are and however they are cut."""
+
+    def decode(total: int) -> None:
+        stream, decoder = part * (total // len(part)), Decoder(Limits(line_bytes=None, event_bytes=None))
+        for start in range(0, len(stream), size):
+            decoder.feed(stream[start : start + size])
+
+    assert times_as_long(decode, 64 * 1024) < MOST
 
 
 @pytest.mark.parametrize("part", ["ab", "a", "aab", "abc "])
