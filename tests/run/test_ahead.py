@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -214,3 +215,20 @@ ROUTERS: Final[dict[str, tuple[Any, bool]]] = {
 def test_routers_that_only_forward(router: Any, expected: bool) -> None:
     """A route is left out only if all that it does is known."""
     assert forwards(router, FORWARDED_TYPES) is expected
+
+
+class Mark:
+    """What a message may be asked to hold."""
+
+
+async def test_what_was_handed_out_is_not_held() -> None:
+    """While the program has the last event of a chunk, the run holds nothing of it: that would be cold memory later."""
+    transport = FakeTransport.script(delta("a"), delta("b"), progress(1), answer_event("1"), close())
+    held = list[bool]()
+    async with plain(server_url=URL, transport=transport).stream("hi") as run:
+        async for event in run:
+            event.message["mark"] = Mark()
+            mark = weakref.ref(event.message["mark"])
+            del event
+            held.append(mark() is not None)
+    assert held == [False] * 4

@@ -1,8 +1,9 @@
 """Keep the answer, the texts and the last events of a run, within limits.
 
 Rule 1: pure. Each event is noted once, in its order, and dropped events are counted.
-Rule 2: what only a reader of `texts` or `partial` needs waits until it is read, or until the next bytes are read. To
-    wait for longer would keep what was parsed: memory that is touched again, and that the garbage collector looks at.
+Rule 2: what only a reader of `texts` or `partial` needs waits until it is read, or until the last event of a piece is
+    handed out. To wait for longer would keep what was parsed: memory that is cold when it is touched again, and that
+    the garbage collector looks at.
 """
 
 from __future__ import annotations
