@@ -75,7 +75,7 @@ def programs() -> list[Any]:
 def toy() -> Iterator[tuple[ToyRemote, str]]:
     """A toy remote on its own port, and its URL."""
     remote = ToyRemote(pace=0)
-    server = uvicorn.Server(uvicorn.Config(remote, log_level="error", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(remote, log_level="error", lifespan="off", loop="asyncio"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

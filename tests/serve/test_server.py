@@ -89,8 +89,19 @@ def stopped_while_streaming(toy: ToyRemote, query: str, stop: Callable[[], None]
     return found[0]
 
 
-def test_it_serves_until_a_signal() -> None:
-    """The service listens on a free port, and reports its URL."""
+def new_loop() -> type[asyncio.AbstractEventLoop]:
+    """Return the class of a new event loop."""
+    loop = asyncio.new_event_loop()
+    loop.close()
+    return type(loop)
+
+
+@pytest.mark.parametrize("has_uvloop", [True, False])
+def test_it_serves_until_a_signal(has_uvloop: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service listens on a free port, and reports its URL; new event loops of the process stay as they were."""
+    if not has_uvloop:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    before = new_loop()
     found: list[Any] = []
 
     def client(url: str) -> None:
@@ -103,6 +114,7 @@ def test_it_serves_until_a_signal() -> None:
     with serve(ToyRemote()) as remote:
         served(create_app(SSEOxyGent(server_url=remote)), client)
     assert found == ["hi"]
+    assert new_loop() is before  # older uvicorn sets the policy
 
 
 @pytest.mark.parametrize(

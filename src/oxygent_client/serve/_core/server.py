@@ -8,6 +8,7 @@ Rule 3: a connection that is to be closed, to a client that does not read what i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import signal
@@ -103,6 +104,15 @@ def make_server(service: Service, *, grace: float) -> uvicorn.Server:
     return Server(config)
 
 
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return that of uvloop, if it is installed, as uvicorn does."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
 def serve_forever(
     service: Service, *, host: str, port: int, grace: float = 30.0, on_start: Callable[[str], None]
 ) -> None:
@@ -127,4 +137,6 @@ def serve_forever(
 
         with ExitStack() as handlers:
             handlers.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, stop))
-            server.run(sockets=[listener])
+            # Not `server.run`: older uvicorn changes the event loop policy of the process, and leaves it so.
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(server.serve(sockets=[listener]))
