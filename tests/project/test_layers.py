@@ -91,7 +91,7 @@ ROOMS: Final[dict[str, Room]] = {
     "__init__": room("__init__", f"_core _protocol {SIBLINGS} testing errors registry _run _agent"),
     # Edges: users of the package like any other, so they import only its public names and modules.
     # The served side: what all protocols share, and a room for each protocol.
-    "serve": room("serve serve._core serve._core.*", PUBLIC, "anyio attrs uvicorn", edge=True),
+    "serve": room("serve serve._core serve._core.*", PUBLIC, "anyio attrs uvicorn uvloop", edge=True),
     "serve.openai": room("serve.openai serve._openai serve._openai.*", f"{PUBLIC} serve", "attrs", edge=True),
     "serve.mcp": room(
         "serve.mcp serve._mcp serve._mcp.*", f"{PUBLIC} serve", "anyio attrs mcp mcp_types sse_starlette", edge=True
