@@ -38,7 +38,8 @@ ANY_LOOP: Final = ("bare httpx", "httpx", "bare httpx2", "httpx2")
 AIOHTTP: Final = ("bare aiohttp", "aiohttp")
 OTHERS: Final = ("bare in process", "in process")
 PLAN: Final = (
-    # The event loop, the client, what is measured in one process. Many streams leave its memory in pieces.
+    # The event loop, the client, what is measured in one process. Idle streams have their own: they leave the memory of
+    # a process in pieces.
     *(("asyncio", name, IDLE) for name in (*ANY_LOOP, *AIOHTTP, BUILTIN)),
     *(("asyncio", name, ALL) for name in ANY_LOOP),
     *(("asyncio", name, (*ALL, "after")) for name in (*AIOHTTP, BUILTIN)),

@@ -118,7 +118,7 @@ class Worker:
         return (time.process_time() - start) / (streams * events) * 1e6
 
     after = paced
-    """The same, measured after something else."""
+    """The same, in a process that has read bursts."""
 
     async def profile(self, streams: int, rate: int, seconds: float) -> dict[str, float]:
         """The share of each package in the profile of the paced case."""

@@ -218,7 +218,7 @@ def test_routers_that_only_forward(router: Any, expected: bool) -> None:
 
 
 class Mark:
-    """What a message may be asked to hold."""
+    """An object in a message: it is gone when nobody holds the message."""
 
 
 async def test_what_was_handed_out_is_not_held() -> None:

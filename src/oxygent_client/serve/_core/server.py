@@ -105,7 +105,7 @@ def make_server(service: Service, *, grace: float) -> uvicorn.Server:
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return that of uvloop, if it is installed, as uvicorn does."""
+    """Return the function that makes a loop of uvloop, as uvicorn uses it; None if uvloop is not installed."""
     try:
         import uvloop
     except ImportError:
