@@ -175,8 +175,9 @@ class Bench:
                 sizes, total = [10**power for power in range(8)], round(2e6 * self.scale)
                 curves["sizes"][client] = self.asked(client, "sizes", sizes=sizes, total=total)
             self.say("growth: many streams for a while")
-            held = self.asked("aiohttp", "idle", streams=self.streams, seconds=60 * min(1.0, self.scale))
-            curves["streams"]["aiohttp"].append((self.streams, held))
+            for client, seconds in (("httpx", 0.0), ("aiohttp", 60 * min(1.0, self.scale))):
+                held = self.asked(client, "idle", streams=self.streams, seconds=seconds)
+                curves["streams"][client].append((self.streams, held))
             curves["calls"]["in process"] = calls.result()
         return curves
 

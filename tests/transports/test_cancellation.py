@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
 
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 
-from oxygent_client.transports._cancellation import CLOSE_SECONDS, cancel_once, run_through, run_to_end
+from oxygent_client.transports._cancellation import CLOSE_SECONDS, cancel_once, run_to_end
 from tests.support.virtual import anyio_backend as anyio_backend
 
 
@@ -31,11 +30,7 @@ async def test_the_result() -> None:
     assert await cancel_once(opened()) == 42
 
 
-CLOSING: Final = pytest.mark.parametrize("way", [run_to_end, run_through])
-Closing = Callable[[Callable[[], Coroutine[Any, Any, None]]], Coroutine[Any, Any, None]]
-
-
-@pytest.mark.parametrize("way", [cancel_once, run_to_end, run_through])
+@pytest.mark.parametrize("way", [cancel_once, run_to_end])
 async def test_an_error(way: Callable[..., Coroutine[object, object, object]]) -> None:
     """An error is raised unchanged."""
     own = KeyError("own")
@@ -100,9 +95,8 @@ async def test_an_error_after_a_cancellation(on_asyncio: bool) -> None:
     gc.collect()
 
 
-@CLOSING
 @pytest.mark.parametrize("times", [1, 2, 5])
-async def test_cancellation_while_closing(times: int, way: Closing, on_asyncio: bool) -> None:
+async def test_cancellation_while_closing(times: int, on_asyncio: bool) -> None:
     """Closing is not interrupted; the cancellation is raised after it."""
     done: list[float] = []
 
@@ -113,15 +107,14 @@ async def test_cancellation_while_closing(times: int, way: Closing, on_asyncio: 
         done.append(anyio.current_time())
 
     async def leaves() -> None:
-        await way(closing)
+        await run_to_end(closing)
         await anyio.sleep_forever()
 
     await cancelled(leaves, times, on_asyncio)
     assert len(done) == 1
 
 
-@CLOSING
-async def test_an_error_while_closing(way: Closing, on_asyncio: bool) -> None:
+async def test_an_error_while_closing(on_asyncio: bool) -> None:
     """A cancellation is raised even if closing fails meanwhile."""
 
     async def closing() -> None:
@@ -131,15 +124,14 @@ async def test_an_error_while_closing(way: Closing, on_asyncio: bool) -> None:
             raise KeyError
 
     async def leaves() -> None:
-        await way(closing)
+        await run_to_end(closing)
         await anyio.sleep_forever()
 
     await cancelled(leaves, 1, on_asyncio)
     gc.collect()
 
 
-@CLOSING
-async def test_closing_that_hangs(way: Closing) -> None:
+async def test_closing_that_hangs() -> None:
     """Closing that hangs is cancelled after 2 seconds."""
     began = anyio.current_time()
     told = anyio.Event()
@@ -150,7 +142,7 @@ async def test_closing_that_hangs(way: Closing) -> None:
         finally:
             told.set()
 
-    await way(closing)
+    await run_to_end(closing)
     assert anyio.current_time() - began == pytest.approx(CLOSE_SECONDS)
     await told.wait()
 

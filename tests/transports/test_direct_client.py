@@ -68,7 +68,7 @@ async def test_what_is_sent(
     with caplog.at_level(logging.INFO, library.__name__):
         direct = direct_client(library)
         for client, body in (
-            (direct(ours.transport, time_outs), direct.upload),
+            (direct(ours.transport, time_outs, closes_at_once=False), direct.upload),
             (library.AsyncClient(transport=theirs.transport, timeout=time_outs, trust_env=False), bytes),
         ):
             async with client:
@@ -87,7 +87,7 @@ async def test_what_is_sent(
 async def test_one_framing(library: Any) -> None:
     """A request that is sent in chunks has no length beside that: a server and a proxy may disagree on its end."""
     recorder = Recorder(library)
-    client = direct_client(library)(recorder.transport, library.Timeout(None))
+    client = direct_client(library)(recorder.transport, library.Timeout(None), closes_at_once=False)
     options: dict[str, Any] = {"headers": {"Transfer-Encoding": "chunked"}, "content": client.upload(b"{}")}
     async with client, client.stream("POST", URL, extensions={}, **options):
         pass
@@ -104,7 +104,7 @@ async def test_a_log_that_fails(library: Any, caplog: pytest.LogCaptureFixture) 
         raise ValueError(record.msg)
 
     recorder, log = Recorder(library), logging.getLogger(library.__name__)
-    client = direct_client(library)(recorder.transport, library.Timeout(None))
+    client = direct_client(library)(recorder.transport, library.Timeout(None), closes_at_once=False)
     log.addFilter(fail)
     try:
         with caplog.at_level(logging.INFO, library.__name__):

@@ -16,7 +16,6 @@ import uvloop
 
 from oxygent_client import HTTPRequest, HTTPXTransport
 from oxygent_client.testing import answer, close
-from oxygent_client.transports._plain_pool import plain_pool
 from oxygent_client.transports._plain_stream import BUFFERED, HELD, READ_BYTES, _Protocol, plain_backend
 from oxygent_client.transports.httpx2 import HTTPX2Transport
 from tests.support.servers import LAST, OK, chunk, play, serving
@@ -25,9 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine
 
     from oxygent_client import Transport
-    from tests.support.servers import Server
 
-    Get = Callable[[], Coroutine[Any, Any, Any]]
 
 CORES: Final = pytest.mark.parametrize("core", [httpcore, httpcore2], ids=["httpcore", "httpcore2"])
 Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -128,10 +125,10 @@ def test_small_writes(written: list[bytes], sent: list[bytes], then: str) -> Non
             protocol.eof_received()
             await protocol.read()
         elif then == "the end":
-            protocol.drop()
+            protocol.abort()
         if then != "a read":
             await asyncio.sleep(0)
-        assert "".join(fake.told) == "write" * len(fake.written)
+        assert fake.told == ["write"] * len(fake.written) + ["abort"] * (then == "the end")
         found: list[bytes] = fake.written
         return found
 
@@ -370,74 +367,6 @@ def test_an_unknown_stream(core: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(core.AnyIOBackend, "connect_tcp", connect_tcp)
     assert asyncio.run(plain_backend(core)().connect_tcp("127.0.0.1", 1)) is made
-
-
-DOCUMENT: Final = play(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
-
-
-async def finish(response: Any) -> Any:
-    """Read and close a response; return its network stream."""
-    assert await response.aread() == b"{}"
-    await response.aclose()
-    return response.extensions["network_stream"]
-
-
-def pooled(core: Any, play: Callable[[Get, Server], Coroutine[Any, Any, None]], *, expiry: float = 20) -> None:
-    """Play with a pool and a server; `play` gets a function that sends a request."""
-
-    async def main() -> None:
-        async with serving(DOCUMENT) as server, plain_pool(core)(keepalive_expiry=expiry, uds=None) as pool:
-
-            def get() -> Coroutine[Any, Any, Any]:
-                sending: Coroutine[Any, Any, Any] = pool.handle_async_request(
-                    core.Request("GET", server.url, headers={"host": "here"})
-                )
-                return sending
-
-            await play(get, server)
-
-    asyncio.run(main())
-
-
-@CORES
-def test_a_connection_that_is_used_again(core: Any) -> None:
-    """A request over it is sent in the first turn of the event loop: it takes no lock."""
-
-    async def play_again(get: Get, server: Server) -> None:
-        stream = await finish(await get())
-        again = asyncio.create_task(get())
-        await asyncio.sleep(0)
-        assert stream._protocol._reader is not None  # it waits for the response
-        assert await finish(await again) is stream
-        assert server.connections == 1
-
-    pooled(core, play_again)
-
-
-@CORES
-def test_requests_at_one_time(core: Any) -> None:
-    """Each has a connection of its own, and one of them that which was idle."""
-
-    async def play_three(get: Get, _: Server) -> None:
-        idle = await finish(await get())
-        streams = {await finish(response) for response in await asyncio.gather(get(), get(), get())}
-        assert len(streams) == 3
-        assert idle in streams
-
-    pooled(core, play_three)
-
-
-@CORES
-def test_an_expired_connection(core: Any) -> None:
-    """The next request closes it, and has a new one."""
-
-    async def play_late(get: Get, server: Server) -> None:
-        before = await finish(await get())
-        assert await finish(await get()) is not before
-        assert before._protocol.is_lost
-        assert server.connections == 2
-
-    pooled(core, play_late, expiry=0)
 
 
 @pytest.mark.parametrize("make", [HTTPXTransport, HTTPX2Transport], ids=["httpx", "httpx2"])

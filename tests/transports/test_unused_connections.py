@@ -73,7 +73,7 @@ async def test_cancelled_between_connecting_and_sending(name: str, loop: str) ->
 async def test_the_trace_ends_when_the_request_is_sent(below: str, method: str, goes_on: bool) -> None:
     """What follows costs nothing; a proxy's tunnel is made before the request is sent."""
     core: Any = importlib.import_module(below)
-    trace = _Trace()
+    trace = _Trace(lambda: None)
     await trace("connection.connect_tcp.complete", {"return_value": "a stream"})
     request = core.Request(method, "http://here", extensions={"trace": trace})
     await trace("http11.send_request_headers.started", {"request": request})

@@ -1,7 +1,7 @@
 """Open and close connections completely, despite cancellation.
 
 Rule 1: on asyncio, a native cancellation passes anyio's shields, and a second one interrupts the cleanup after the
-    first. So the work runs in a task of its own there, and is awaited; `run_through` makes its steps instead.
+    first. So the work runs in a task of its own there, and is awaited. Work that does not wait needs none of this.
 Rule 2: no cancellation is swallowed: it is raised again when the work has ended. `uncancel` is never called.
 Rule 3: no task is left behind, unless closing takes longer than CLOSE_SECONDS.
 """
@@ -9,7 +9,7 @@ Rule 3: no task is left behind, unless closing takes longer than CLOSE_SECONDS.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -57,48 +57,6 @@ async def run_to_end(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
 def _set_done(done: asyncio.Future[None], _task: asyncio.Task[Any]) -> None:
     if not done.done():  # it was cancelled, with who waits for it
         done.set_result(None)
-
-
-async def run_through(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """As `run_to_end`, for work that mostly lets other tasks run and waits for little, without a time-out of its own.
-
-    A task takes several times as long as such work. So its steps are made here, and what it waits for is awaited in its
-    place: a cancellation reaches this function, and not the work.
-    """
-    if not _is_asyncio():
-        await run_to_end(work)
-        return
-    now, steps = asyncio.get_running_loop().time, work()
-    until, cancelled = now() + CLOSE_SECONDS, None
-    try:
-        while now() < until:
-            waits: asyncio.Future[Any] | None = steps.send(None)
-            if waits is None:  # it lets other tasks run
-                error = await _caught(asyncio.sleep(0))
-                cancelled = error or cancelled
-                continue
-            waits._asyncio_future_blocking = False  # noqa: SLF001  (as a task does that is given a future)
-            while not waits.done() and (left := until - now()) > 0:
-                error = await _caught(asyncio.wait({waits}, timeout=left))
-                cancelled = error or cancelled
-    except StopIteration:
-        pass
-    except Exception:
-        if cancelled is None:
-            raise
-    finally:
-        steps.close()
-    if cancelled is not None:
-        raise cancelled
-
-
-async def _caught(wait: Awaitable[object]) -> asyncio.CancelledError | None:
-    """Await something; return the cancellation that ended that."""
-    try:
-        await wait
-    except asyncio.CancelledError as error:
-        return error
-    return None
 
 
 def _is_asyncio() -> bool:

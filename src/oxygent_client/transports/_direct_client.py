@@ -77,8 +77,10 @@ def direct_client(library: Any) -> type[Any]:
         upload: Final = Upload
         """Make the `content` of a request."""
 
-        def __init__(self, transport: Any, timeout: Any) -> None:
+        def __init__(self, transport: Any, timeout: Any, *, closes_at_once: bool) -> None:
             library.AsyncClient.__init__(self, transport=transport, timeout=timeout, trust_env=False)
+            self.closes_at_once: Final = closes_at_once
+            """Whether closing its exchanges does not wait, so that no cancellation can interrupt it."""
             self._direct = transport
             self._defaults: Final = [(name, value, name.lower()) for name, value in self.headers.raw]
             self._time_outs: Final = timeout.as_dict()

@@ -4,8 +4,8 @@ Rule 1: neither library is imported here; a subclass names its library, and the 
 Rule 2: an exception that the library raises while an exchange is left is logged, since raised it would hide the
     block's own exception.
 Rule 3: the library's read time-out is not used: it is no deadline.
-Rule 4: connections are not capped: in a contended pool of httpx 0.28 a cancelled request leaks its slot for the life of
-    the client.
+Rule 4: connections are not capped (`_connection_pool`): in a contended pool of httpx 0.28 a cancelled request leaks its
+    slot for the life of the client.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any, ClassVar, Final, TypeVar
@@ -30,8 +31,9 @@ from oxygent_client._core.errors import (
 from oxygent_client._core.log import log_event
 from oxygent_client._core.per_loop import this_loop
 from oxygent_client._core.transport import Context, HTTPRequest, HTTPResponse, OpenExchange
-from oxygent_client.transports._cancellation import cancel_once, run_through, run_to_end
+from oxygent_client.transports._cancellation import cancel_once, run_to_end
 from oxygent_client.transports._connection_count import ConnectionCounter
+from oxygent_client.transports._connection_pool import ConnectionPool
 from oxygent_client.transports._direct_client import direct_client
 from oxygent_client.transports._environment import PORTS, Proxy, check_proxied_request, no_trust, trust
 from oxygent_client.transports._error_map import (
@@ -45,7 +47,8 @@ from oxygent_client.transports._error_map import (
 )
 from oxygent_client.transports._http_base import KEEP_ALIVE_SECONDS, HTTPBase, closes_safely, needs_tls
 from oxygent_client.transports._library_log import our_records
-from oxygent_client.transports._plain_pool import use_plain_streams
+from oxygent_client.transports._plain_connection import plain_connection
+from oxygent_client.transports._plain_stream import plain_backend
 from oxygent_client.transports._response_head import parse_head
 from oxygent_client.transports._sockets import shut_down
 
@@ -118,12 +121,13 @@ async def _leave(library: OpenExchange, body: _Body | None, trace: _Trace, clien
     if body is not None:
         await body.aclose()
     await _close_quietly(library.aclose, context)
-    await _close_quietly(functools.partial(trace.close_unused, client), context)
+    if trace.unused is not None:
+        await _close_quietly(functools.partial(trace.close_unused, client), context)
 
 
 def _fileno(stream: Any) -> int:
     """Return the descriptor of the socket below one of the library's network streams; -1 if it is closed."""
-    number: int = stream.get_extra_info("socket").fileno()
+    number: int = -1 if getattr(stream, "is_closed", False) else stream.get_extra_info("socket").fileno()
     return number
 
 
@@ -176,6 +180,8 @@ class _Body:
         """httpcore's network stream; None if the user's own client has a transport without a network."""
         self.may_use_tls = True
         """Whether the connection may be one with TLS; to ask the library takes as long as to parse the response."""
+        self.closes_at_once = False
+        """Whether closing it does not wait."""
         self.is_closed = False
         self._response = response
         self._context = context
@@ -228,7 +234,7 @@ class _Body:
                     self._parser.receive_data(piece)
             if not self.is_closed:
                 with our_records():
-                    await run_to_end(self.aclose)
+                    await (self.aclose() if self.closes_at_once else run_to_end(self.aclose))
         raise StopAsyncIteration
 
     def _parsed(self) -> list[bytes | bytearray]:
@@ -311,9 +317,11 @@ class _Trace:
     """Keeps a new connection until it is used, by the `trace` extension of httpx.
 
     A request that is cancelled between the making of a connection and its first use leaves the connection in the pool,
-    where nothing uses or closes it: httpcore 1.0 counts it as active.
+    where nothing uses or closes it: httpcore 1.0 counts it as active. And the transport may be closed meanwhile.
     """
 
+    check_open: Callable[[], None]
+    """Raises `ClosedError` if the transport was closed."""
     head: tuple[int, Any] = attrs.field(default=NO_HEAD, init=False)
     """Status and headers of the last response, if they are kept; status 0 if there is none."""
     unused: Any = attrs.field(default=None, init=False)
@@ -330,6 +338,7 @@ class _Trace:
     def _note(self, event: str, info: dict[str, Any]) -> Any:
         """Keep a new connection until a request is sent over it, which is returned; else return None."""
         if event.endswith(_SENDING):
+            self.check_open()
             self.unused = None
             return info["request"]
         if event.endswith(_CONNECTED):
@@ -339,15 +348,14 @@ class _Trace:
     async def close_unused(self, client: Any) -> None:
         """Close the connection that was made and not used, so that the pool drops it."""
         stream, self.unused = self.unused, None
-        if stream is not None:
-            below = [
-                connection
-                for pool in _pools_of(client)
-                for connection in getattr(pool, "connections", ())
-                if _is_over(connection, stream)
-            ]
-            for closable in (*below, stream):
-                await closable.aclose()
+        below = [
+            connection
+            for pool in _pools_of(client)
+            for connection in getattr(pool, "connections", ())
+            if _is_over(connection, stream)
+        ]
+        for closable in (*below, stream):
+            await closable.aclose()
 
     def __bool__(self) -> bool:
         return bool(self.proxy)
@@ -432,17 +440,21 @@ class HTTPXBase(HTTPBase[ClientT]):
         """As `Transport.exchange`."""
         found, proxy, url = self._start(request, request.url)
         client: Any = found
-        trace = _Trace() if self._own is None else _OwnClientTrace(self._library, request)
+        at_once = self._own is None and client.closes_at_once
+        check = functools.partial(self._check_open, client)
+        trace = _Trace(check) if self._own is None else _OwnClientTrace(check, self._library, request)
         if request.url.startswith("https:") and _offers_http2(client):
             raise ConfigurationError(_NO_HTTP2.format(type(self).__name__))
         library, body, context = OpenExchange(), None, request.context
         with self._counter.exchange() as use:
             try:
                 with our_records(), self._errors.mapped(url, proxy=proxy or trace):
-                    status, lines, response = await cancel_once(self._send(library, client, request, trace))
+                    sending = self._send(library, client, request, trace)
+                    status, lines, response = await (sending if at_once else cancel_once(sending))
                     if response is not None:
                         body = _Body(response, context, self._errors, url, client, self._library)
                         body.may_use_tls = self._own is not None or needs_tls(request.url, proxy)
+                        body.closes_at_once = at_once
                     headers = parse_head(status, lines.multi_items())
                 answer = [HTTPResponse(status, headers, _NoChunks() if body is None else body, request)]
                 if body is not None and response is not None:
@@ -459,10 +471,10 @@ class HTTPXBase(HTTPBase[ClientT]):
                 with our_records():
                     if body is not None and body.is_closed:
                         await _close_quietly(library.aclose, context)  # without waiting
+                    elif at_once:
+                        await _leave(library, body, trace, client, context)
                     else:
-                        # Where all was read, our client closes without a time-out of its own.
-                        close = run_through if self._own is None and body is not None and body.is_over else run_to_end
-                        await close(functools.partial(_leave, library, body, trace, client, context))
+                        await run_to_end(functools.partial(_leave, library, body, trace, client, context))
 
     async def _send(
         self, exchange: OpenExchange, client: Any, request: HTTPRequest, trace: _Trace
@@ -515,15 +527,10 @@ class HTTPXBase(HTTPBase[ClientT]):
 
     def _new_client(self, needs_tls: bool, proxy: Proxy | None) -> ClientT:
         library, context = self._library, self._tls_context(needs_tls=needs_tls)
-        limits: dict[str, Any] = {
-            "max_connections": None,
-            "max_keepalive_connections": KEEP_ALIVE_CONNECTIONS,
-            "keepalive_expiry": KEEP_ALIVE_SECONDS,
-        }
         options: dict[str, Any] = {
             "verify": context,
             "trust_env": False,  # `_environment` has read it
-            "limits": library.Limits(**limits),
+            "limits": library.Limits(keepalive_expiry=KEEP_ALIVE_SECONDS),
         }
         secure = {"ssl_context": context} if proxy is not None and proxy.is_secure else {}
         try:
@@ -534,9 +541,16 @@ class HTTPXBase(HTTPBase[ClientT]):
             why = str(error) if isinstance(error, ImportError) else type(error).__name__  # the others quote the URL
             source = "proxy" if proxy is None else proxy.source
             raise ConfigurationError(f"{type(self).__name__}: {source} cannot be used: {why}") from error
-        if not needs_tls and proxy is None and isinstance(this_loop(), asyncio.AbstractEventLoop):
-            use_plain_streams(transport, uds=self._unix_socket, **limits)
-        client: ClientT = direct_client(library)(transport, library.Timeout(None, connect=self._connect))
+        pool = transport._pool  # noqa: SLF001  (httpx has no argument for it)
+        create, is_plain = pool.create_connection, not needs_tls and proxy is None and self._unix_socket is None
+        if closes_at_once := is_plain and isinstance(this_loop(), asyncio.AbstractEventLoop):
+            core = sys.modules[type(pool).__module__.partition(".")[0]]
+            create = functools.partial(
+                plain_connection(core), network_backend=plain_backend(core)(), keepalive_expiry=KEEP_ALIVE_SECONDS
+            )
+        transport._pool = ConnectionPool(create, KEEP_ALIVE_CONNECTIONS)  # noqa: SLF001
+        time_outs = library.Timeout(None, connect=self._connect)
+        client: ClientT = direct_client(library)(transport, time_outs, closes_at_once=closes_at_once)
         return client
 
     @staticmethod
