@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import anyio
 import pytest
 
-from oxygent_client import HTTPRequest, OxyError, Timeouts
+from oxygent_client import HTTPRequest, Outcome, OxyError, Timeouts
 from oxygent_client.errors import ClosedError, ConnectionLostError
 from tests.support.plain import plain
 from tests.support.servers import Conversation, Received, serving
@@ -126,32 +126,47 @@ async def test_a_transport_that_stays_open(library: Library, begins: bool, times
         await transport.aclose()
 
 
-@pytest.mark.parametrize("turns", [1, 2, 4, 8])
-async def test_a_transport_that_is_closed_while_a_request_begins(library: Library, turns: int) -> None:
-    """A transport that is closed after so many turns of the event loop keeps no connection of a request that began."""
+BEFORE_SENDING: Final = 3
+"""In so many turns of the event loop a connection is not made, with any library."""
+
+
+@pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("turns", [1, 2, 3, 4, 6, 8, 12])
+async def test_a_transport_that_is_closed_while_a_request_begins(library: Library, turns: int, is_secure: bool) -> None:
+    """After so many turns of the event loop: no connection stays, and a request that was not sent fails as such."""
     left: list[int] = []
+    failed: list[OxyError] = []
 
     async def handle(conversation: Conversation) -> None:
-        await conversation.request()
-        await conversation.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
-        await conversation.client_left()
+        with suppress(anyio.BrokenResourceError, anyio.EndOfStream):  # the client may have gone
+            if await conversation.request() is not None:
+                await conversation.send(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+                await conversation.client_left()
         left.append(1)
 
-    async with serving(handle) as server:
-        transport: Any = library.transport(trust_env=False)
+    async with serving(handle, tls=server_context() if is_secure else None) as server:
+        transport: Any = library.transport(trust_env=False, verify=client_context())
 
         async def call() -> None:
-            with suppress(OxyError):
-                async with transport.exchange(HTTPRequest("GET", server.url, "/get_organization")) as response:
+            try:
+                async with transport.exchange(HTTPRequest("POST", server.url, "/sse/chat", body=b"{}")) as response:
                     async for _ in response.chunks:
                         pass
+            except OxyError as error:
+                failed.append(error)
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(call)
             for _ in range(turns):
                 await anyio.lowlevel.checkpoint()
             await transport.aclose()
-        await until(lambda: len(left) == server.connections)
+        if not is_secure:  # a handshake that fails never becomes a conversation
+            await until(lambda: len(left) == server.connections)
+    for error in failed:
+        if turns <= BEFORE_SENDING or type(error) is ClosedError:
+            assert (type(error), error.outcome, server.requests) == (ClosedError, Outcome.NOT_SENT, [])
+        else:
+            assert (type(error), error.outcome) == (ConnectionLostError, Outcome.UNKNOWN)
 
 
 async def test_a_transport_that_is_closed_before_a_request_is_sent(library: Library) -> None:

@@ -13,7 +13,7 @@ import httpcore
 import httpcore2
 import pytest
 
-from oxygent_client.transports._connection_pool import ConnectionPool
+from oxygent_client.transports._connection_pool import LOOK_SECONDS, ConnectionPool
 from oxygent_client.transports._plain_connection import plain_connection
 from oxygent_client.transports._plain_stream import plain_backend
 from tests.support.servers import Conversation, play, serving
@@ -104,9 +104,11 @@ class Pooled:
     """Of the connections to be made."""
     kind: type[Connection] = Connection
     """Their class."""
+    now: float = 0
+    """What the clock says."""
 
     def __attrs_post_init__(self) -> None:
-        self.pool = ConnectionPool(self._create, MOST_IDLE)
+        self.pool = ConnectionPool(self._create, MOST_IDLE, lambda: self.now)
 
     def _create(self, origin: str) -> Connection:
         self.made.append(self.kind(origin, **self.options))
@@ -158,17 +160,42 @@ async def test_origins() -> None:
 
 
 async def test_expired_connections() -> None:
-    """They are closed: those for which a request looks, and the oldest when another is given back."""
+    """Those for which a request looks are closed."""
     pooled = Pooled()
     await pooled.wave(3)
     for each in pooled.made:
         each.expired = True
     assert await pooled.wave(1) == [3]
     assert pooled.states() == ["closed", "closed", "closed", "idle"]
+
+
+@pytest.mark.parametrize(("seconds", "state"), [(LOOK_SECONDS - 0.1, "idle"), (LOOK_SECONDS, "closed")])
+async def test_connections_that_nobody_uses(seconds: float, state: str) -> None:
+    """They are looked at once in a while, when another is given back."""
+    pooled = Pooled()
+    await pooled.wave(2)
+    pooled.made[0].expired = True
+    pooled.now += seconds
     await pooled.wave(1, "there")
-    pooled.made[3].expired = True
-    assert await pooled.wave(1, "there") == [4]
-    assert pooled.states()[3:] == ["closed", "idle"]
+    assert pooled.states() == [state, "idle", "idle"]
+    pooled.made[1].expired = True
+    await pooled.wave(1, "there")
+    assert pooled.states() == [state, "idle", "idle"]
+    pooled.now += LOOK_SECONDS
+    await pooled.wave(1, "there")
+    assert pooled.states() == ["closed", "closed", "idle"]
+
+
+async def test_too_many_idle_connections() -> None:
+    """Those that cannot be used again go first, then the oldest."""
+    pooled = Pooled()
+    await pooled.wave(1, "here")
+    await pooled.wave(2, "there")
+    pooled.made[1].expired = True
+    await pooled.wave(1, "elsewhere")
+    assert pooled.states() == ["idle", "closed", "idle", "idle"]
+    await pooled.wave(1, "nowhere")
+    assert pooled.states() == ["closed", "closed", "idle", "idle", "idle"]
 
 
 async def test_a_connection_that_is_closed_while_it_is_idle() -> None:
@@ -238,14 +265,14 @@ async def test_closing_the_pool() -> None:
 
 @pytest.mark.parametrize("streams", [10, 1_000])
 async def test_many_streams(streams: int) -> None:
-    """A request looks at one connection or two, however many are in use."""
+    """A request looks at a few connections, however many are in use."""
     pooled = Pooled()
     bodies = [await pooled.get() for _ in range(streams)]
     for _ in range(10):
         await (await pooled.get()).aclose()
     for body in bodies:
         await body.aclose()
-    assert sum(each.looked_at for each in pooled.made) <= 3 * (streams + 10)
+    assert sum(each.looked_at for each in pooled.made) <= (2 * MOST_IDLE + 3) * (streams + 10)
 
 
 # Real connections.

@@ -467,6 +467,17 @@ async def test_keep_alive_expiry(library: Library) -> None:
         assert server.connections == 2
 
 
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "ws://127.0.0.1:1", "127.0.0.1", "//127.0.0.1:1"])
+async def test_another_scheme(library: Library, url: str) -> None:
+    """A URL that is not one of http is an error of the program."""
+    transport: Any = library.transport(trust_env=False)
+    with pytest.raises(errors.ConfigurationError) as caught:
+        async with transport.exchange(HTTPRequest("GET", url, "/get_agents")):
+            pytest.fail("the request was sent")
+    assert caught.value.outcome is Outcome.NOT_SENT
+    await transport.aclose()
+
+
 async def test_leaving_early_closes_the_connection(library: Library) -> None:
     """Leaving early, in any way, closes the socket at once, as the server sees."""
 

@@ -1,7 +1,8 @@
 """Count open and idle connections.
 
 Rule 1: the counter keeps no connection alive: what its library forgets is forgotten here.
-Rule 2: a connection counts as open as long as its socket is open on this side.
+Rule 2: a connection counts as open until it is closed on this side; its socket may stay open for one more turn of the
+    event loop.
 Rule 3: any thread may read the counts: what other threads change is copied in one step.
 Rule 4: a copy of a counter starts empty.
 Rule 5: connections that a closed event loop left open are closed by `close_orphans`, since their library no longer can.

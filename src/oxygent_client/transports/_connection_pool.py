@@ -6,14 +6,19 @@ in the streams that a program opens. They do it for a limit and a queue that are
 Rule 1: a connection is idle, or used by one request, which closes it or gives it back.
 Rule 2: the idle connection that was used last is used next, so that those that are not needed expire.
 Rule 3: nothing here waits but the closing of connections.
+Rule 4: a connection is looked at before it is used again. All idle ones are looked at when they are too many, and at
+    the end of a request at most once in LOOK_SECONDS.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
 from oxygent_client.transports._cancellation import run_to_end
+
+LOOK_SECONDS: Final = 1.0
 
 
 class ConnectionPool:
@@ -22,11 +27,16 @@ class ConnectionPool:
     Args:
         create: create a connection of the library to an origin.
         most_idle: how many connections stay open when no request uses them.
+        clock: tells the time in seconds.
     """
 
-    def __init__(self, create: Callable[[Any], Any], most_idle: int) -> None:
+    def __init__(
+        self, create: Callable[[Any], Any], most_idle: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._create: Final = create
         self._most_idle: Final = most_idle
+        self._clock: Final = clock
+        self._look_at = clock() + LOOK_SECONDS
         self._idle: list[Any] = []  # that used last comes last
         self._used: set[Any] = set()
 
@@ -67,8 +77,17 @@ class ConnectionPool:
         self._used.remove(connection)
         if connection.is_idle():
             self._idle.append(connection)
-        while len(self._idle) > 1 and (len(self._idle) > self._most_idle or _is_spent(self._idle[0])):
-            await self._idle.pop(0).aclose()
+        if len(self._idle) > self._most_idle or self._clock() >= self._look_at:
+            await self._look()
+
+    async def _look(self) -> None:
+        """Close the idle connections that cannot be used again, and the oldest of those that are too many."""
+        self._look_at = self._clock() + LOOK_SECONDS
+        closing = [each for each in self._idle if _is_spent(each)]
+        kept = [each for each in self._idle if each not in closing]
+        self._idle = kept[-self._most_idle :]
+        for connection in (*closing, *kept[: -self._most_idle]):
+            await connection.aclose()
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import abc
 import copy
 import functools
+import re
 import ssl
 from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
@@ -38,6 +39,8 @@ from oxygent_client.transports._own_client import check_class, check_loop
 
 KEEP_ALIVE_SECONDS: Final = 2.0
 """uvicorn closes idle connections after 5 s, and the outcome of a POST that meets the close is UNKNOWN."""
+
+_is_http: Final = re.compile("https?://", re.IGNORECASE).match
 
 ClientT = TypeVar("ClientT")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -130,6 +133,8 @@ class HTTPBase(abc.ABC, Generic[ClientT]):
             raise ClosedError(f"{type(self).__name__}: the {self._errors.library} {self._argument} was closed")
 
     def _find_client(self, request: HTTPRequest, url: str) -> tuple[ClientT, Proxy | None]:
+        if not _is_http(url):  # a library may take another scheme for one of these
+            raise ConfigurationError(f"{type(self).__name__}: the URL must begin with http:// or https://")
         live = self._live.get() or self._new_live()
         proxy = live.proxies.find(url)
         if proxy is not None:

@@ -19,6 +19,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from typing import Any, ClassVar, Final, TypeVar
 
 import attrs
+from anyio.lowlevel import checkpoint
 
 from oxygent_client._core.errors import (
     ConfigurationError,
@@ -142,6 +143,8 @@ _CONNECTED: Final = (".connect_tcp.complete", ".connect_unix_socket.complete", "
 """Events of httpcore that return a network stream."""
 _SENDING: Final = "send_request_headers.started"
 """The event of httpcore before a request is sent over a connection."""
+_NOT_SENT: Final = ("ConnectionNotAvailable", "ClosedResourceError")
+"""Errors of httpcore, and of anyio below it, where a connection was closed before a request was sent over it."""
 _TO_THE_CONNECTION: Final = ("_httpcore_stream", "_stream", "_connection")
 """Attributes that lead from the `stream` of a transport's response to its httpcore connection; there is no public way.
 """
@@ -505,6 +508,10 @@ class HTTPXBase(HTTPBase[ClientT]):
                 # A client without a network has no trace.
                 raise RemoteProtocolError(f"{NOT_HTTP}: the Location of a redirect is not a URL") from error
             raise
+        except Exception as error:
+            if type(error).__name__ in _NOT_SENT:
+                self._check_open(client)
+            raise
         trace.head = NO_HEAD  # the response has it
         response: Any = getattr(entered, "response", entered)  # httpx-sse wraps it
         return response.status_code, response.headers, response
@@ -560,6 +567,7 @@ class HTTPXBase(HTTPBase[ClientT]):
     @staticmethod
     async def _close_client(client: Any) -> None:
         await client.aclose()
+        await checkpoint()  # a plain connection is closed with the next turn of the event loop
 
     def connections(self) -> tuple[int, int] | None:
         """As `Pool.connections`; a connection is counted from its first response headers on."""

@@ -448,6 +448,8 @@ class _Exchange(CountedExchange, SelfClosing):
             call_soon(self.loop, self.response.close)
 
 
+CONNECTOR_CLOSED: Final = "Connector is closed."
+"""What aiohttp says when its session was closed while a connection was made."""
 _header_name: Final = functools.lru_cache(maxsize=256)(istr)
 """A name as aiohttp keeps it as long as its response: of another `str` it makes one for each request."""
 
@@ -573,7 +575,9 @@ class AiohttpTransport(HTTPBase[aiohttp.ClientSession]):
                     ssl=self._tls_context(url, proxy),
                     **options,
                 )
-        except Exception:
+        except Exception as error:
+            if str(error) == CONNECTOR_CLOSED and request.method == "POST":  # others it may have sent before
+                self._check_open(session)
             with ERRORS.mapped(place, proxy=proxy):
                 raise
         chunks = _Chunks(response, place, is_ours=self._own is None)
