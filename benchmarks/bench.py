@@ -79,8 +79,8 @@ class Bench:
         paced = {"streams": self.scaled(200), "rate": 50, "seconds": min(0.6, 0.2 + self.scale)}
         each: dict[str, Any] = {
             "idle": {"streams": self.scaled(200)},
-            "burst": {"events": self.scaled(5000)},
-            "batch": {"events": self.scaled(12000) // 50 * 50 or 50},
+            "burst": {"events": self.scaled(2500)},
+            "batch": {"events": self.scaled(6000) // 50 * 50 or 50},
             "paced": paced,
             "after": paced,
             "calls": {"number": self.scaled(200)},

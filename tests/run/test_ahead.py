@@ -207,6 +207,8 @@ ROUTERS: Final[dict[str, tuple[Any, bool]]] = {
     "another route of text": (EventRouter({"stream": answer}), False),
     "another route of steps": (EventRouter({"tool_call": own_forward}), False),
     "its own names for the routes": (EventRouter({"tool_call": inner_step, "stream": forward}), True),
+    "the route of steps for text": (EventRouter({"stream": inner_step}), False),
+    "the route of text for steps": (EventRouter({"tool_call": forward}), True),
     "another class": (type("Own", (EventRouter,), {})(), False),
 }
 

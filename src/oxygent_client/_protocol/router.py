@@ -151,9 +151,9 @@ class EventRouter:
             table[name] = route
         self._table = table
         self.forwarding: frozenset[str | None] = frozenset(
-            name for name, route in table.items() if route in (forward, inner_step)
+            name for name, route in table.items() if route is forward or (route is inner_step and name in STEPS)
         )
-        """The types whose messages are forwarded, or not, by the documented routes."""
+        """The types whose messages are forwarded: unchanged, or those of steps as documented."""
 
     @property
     def routes(self) -> Mapping[str | None, Route]:
@@ -179,7 +179,8 @@ class EventRouter:
 
 
 def forwards(router: EventRouter, kinds: Iterable[str]) -> bool:
-    """Whether all that `router` does with messages of these types is to forward them, or not."""
+    """Whether all that `router` does with messages of these types is to forward them: unchanged, or steps as documented.
+    """
     return type(router) is EventRouter and router.forwarding.issuperset(kinds)
 
 

@@ -51,7 +51,7 @@ from oxygent_client._core.sent_secrets import SentSecrets
 from oxygent_client._core.transport import NO_CONTEXT, redact_url
 from oxygent_client._core.validation import number, one_of, optional
 from oxygent_client._protocol.messages import CLOSE, EVENTS, to_event, to_events, trace_id_of
-from oxygent_client._protocol.router import Action, Drop, copy_json, forwards
+from oxygent_client._protocol.router import Action, Drop, copy_json, forward, forwards
 from oxygent_client._protocol.schema import check
 from oxygent_client._run.abandoned import AbandonedWatch, watch
 from oxygent_client._run.config import RunConfig
@@ -133,7 +133,7 @@ class Run:
         self._forwarded = FORWARDED if forwards(config.router, FORWARDED_TYPES) else NONE
         """Classes of the events whose routes matter only if the program listens."""
         self._plain = self._unrouted = PLAIN if self._forwarded else NONE
-        """Classes of the events that are only noted, unless the program listens, or they have problems."""
+        """Classes of the events that are only noted and, if the program listens, forwarded, unless they have problems."""
         self._listener = config.listener
         self._waiting = self._state.received.waiting
         self._trace = TraceCollector()
@@ -467,7 +467,7 @@ class Run:
             if ahead:
                 event = ahead.pop()
                 is_heard = self._listener.hears(event)
-                if is_heard or event.problems or event.__class__ not in self._plain:
+                if event.problems or event.__class__ not in self._plain:
                     event = self._checked(event)
                     action = self._route(event, is_heard=is_heard)
                     if event.problems:
@@ -476,6 +476,8 @@ class Run:
                         await self._listener.on_event(event, action)
                 else:
                     self._waiting.append(event)
+                    if is_heard:
+                        await self._listener.on_event(event, forward(event, self._connection.names))
                 if not ahead:
                     buffer = self._state.buffer
                     if buffer.ready or not buffer.is_complete:  # else the run ends with the next call
