@@ -179,8 +179,7 @@ class EventRouter:
 
 
 def forwards(router: EventRouter, kinds: Iterable[str]) -> bool:
-    """Whether all that `router` does with messages of these types is to forward them: unchanged, or steps as documented.
-    """
+    """Whether `router` only forwards messages of these types: unchanged, or steps as documented."""
     return type(router) is EventRouter and router.forwarding.issuperset(kinds)
 
 

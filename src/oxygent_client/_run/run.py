@@ -133,7 +133,7 @@ class Run:
         self._forwarded = FORWARDED if forwards(config.router, FORWARDED_TYPES) else NONE
         """Classes of the events whose routes matter only if the program listens."""
         self._plain = self._unrouted = PLAIN if self._forwarded else NONE
-        """Classes of the events that are only noted and, if the program listens, forwarded, unless they have problems."""
+        """Classes of the events that are only noted and, if the program listens, forwarded; without problems."""
         self._listener = config.listener
         self._waiting = self._state.received.waiting
         self._trace = TraceCollector()
@@ -467,17 +467,15 @@ class Run:
             if ahead:
                 event = ahead.pop()
                 is_heard = self._listener.hears(event)
+                action: Action = NO_ROUTE
                 if event.problems or event.__class__ not in self._plain:
-                    event = self._checked(event)
-                    action = self._route(event, is_heard=is_heard)
-                    if event.problems:
-                        self._report_problems(event)
-                    if is_heard:
-                        await self._listener.on_event(event, action)
+                    event, action = self._checked_and_routed(event, is_heard=is_heard)
                 else:
                     self._waiting.append(event)
                     if is_heard:
-                        await self._listener.on_event(event, forward(event, self._connection.names))
+                        action = forward(event, self._connection.names)
+                if is_heard:
+                    await self._listener.on_event(event, action)
                 if not ahead:
                     buffer = self._state.buffer
                     if buffer.ready or not buffer.is_complete:  # else the run ends with the next call
@@ -542,6 +540,13 @@ class Run:
         if self._response is not None:
             raise StopAsyncIteration
         raise self._was_left("there are no more events")
+
+    def _checked_and_routed(self, event: AnyEvent, *, is_heard: bool) -> tuple[AnyEvent, Action]:
+        event = self._checked(event)
+        action = self._route(event, is_heard=is_heard)
+        if event.problems:
+            self._report_problems(event)
+        return event, action
 
     def _checked(self, event: AnyEvent) -> AnyEvent:
         """Check an event that is about to be handed out; with what its schema finds.

@@ -548,14 +548,14 @@ class HTTPXBase(HTTPBase[ClientT]):
             why = str(error) if isinstance(error, ImportError) else type(error).__name__  # the others quote the URL
             source = "proxy" if proxy is None else proxy.source
             raise ConfigurationError(f"{type(self).__name__}: {source} cannot be used: {why}") from error
-        pool = transport._pool  # noqa: SLF001  (httpx has no argument for it)
+        pool = transport._pool  # noqa: SLF001  (there is no public way)
         create, is_plain = pool.create_connection, not needs_tls and proxy is None and self._unix_socket is None
         if closes_at_once := is_plain and isinstance(this_loop(), asyncio.AbstractEventLoop):
             core = sys.modules[type(pool).__module__.partition(".")[0]]
             create = functools.partial(
                 plain_connection(core), network_backend=plain_backend(core)(), keepalive_expiry=KEEP_ALIVE_SECONDS
             )
-        transport._pool = ConnectionPool(create, KEEP_ALIVE_CONNECTIONS)  # noqa: SLF001
+        transport._pool = ConnectionPool(create, KEEP_ALIVE_CONNECTIONS)  # noqa: SLF001  (it has no argument for it)
         time_outs = library.Timeout(None, connect=self._connect)
         client: ClientT = direct_client(library)(transport, time_outs, closes_at_once=closes_at_once)
         return client
