@@ -162,6 +162,7 @@ async def test_a_transport_that_is_closed_while_a_request_begins(library: Librar
             await transport.aclose()
         if not is_secure:  # a handshake that fails never becomes a conversation
             await until(lambda: len(left) == server.connections)
+    assert failed or turns > BEFORE_SENDING
     for error in failed:
         if turns <= BEFORE_SENDING or type(error) is ClosedError:
             assert (type(error), error.outcome, server.requests) == (ClosedError, Outcome.NOT_SENT, [])

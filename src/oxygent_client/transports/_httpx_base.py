@@ -174,8 +174,8 @@ class _Body:
     makes a task for each generator that is left before its end. So the bytes are read from the library's network stream
     and given to its parser here, and the chunks that the parser has are joined.
 
-    A connection is reused only if no byte is known to follow the response. Any other is shut down first and then closed
-    by the library, whose pool drops connections that the other side seems to have closed.
+    A connection is reused only if no byte is known to follow the response. Any other is shut down first and then
+    closed; a pool drops connections that are closed, or that the other side seems to have closed.
     """
 
     def __init__(self, response: Any, context: Context, errors: ErrorMap, url: str, client: Any, library: Any) -> None:
@@ -339,7 +339,11 @@ class _Trace:
             sent.extensions.pop("trace", None)
 
     def _note(self, event: str, info: dict[str, Any]) -> Any:
-        """Keep a new connection until a request is sent over it, which is returned; else return None."""
+        """Keep a new connection until a request is sent over it, which is returned; else return None.
+
+        Raises:
+            ClosedError: the transport was closed meanwhile.
+        """
         if event.endswith(_SENDING):
             self.check_open()
             self.unused = None

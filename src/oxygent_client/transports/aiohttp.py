@@ -450,6 +450,7 @@ class _Exchange(CountedExchange, SelfClosing):
 
 CONNECTOR_CLOSED: Final = "Connector is closed."
 """What aiohttp says when its session was closed while a connection was made."""
+
 _header_name: Final = functools.lru_cache(maxsize=256)(istr)
 """A name as aiohttp keeps it as long as its response: of another `str` it makes one for each request."""
 
